@@ -1,0 +1,116 @@
+//! Stores of secrets: one narrow trait, and an implementation per store.
+//!
+//! A backend works on canonical names and knows nothing of callers, policies or
+//! caches. It adds its own prefix, makes the fewest calls that the store's API
+//! allows, and reports errors by kind. Uses [`crate::secret`] only.
+
+use std::{error::Error as StdError, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::secret::{SecretName, SecretRecord, SecretValue, SecretVersion};
+
+/// A store of secrets.
+///
+/// Every method may be called concurrently. A method that is dropped before it
+/// finishes leaves the store as the store's own API does. Deadlines, retries,
+/// caching and authorisation are the resolver's.
+#[async_trait]
+pub trait SecretBackend: Send + Sync + 'static {
+    /// Fetches one version, in one call to the store.
+    async fn get(
+        &self,
+        name: &SecretName,
+        version: &SecretVersion,
+    ) -> Result<SecretRecord, BackendError>;
+
+    /// Lists names, without values, in the store's order. `cursor` is what the
+    /// previous page returned; names that the store holds but this service's
+    /// grammar refuses are left out.
+    async fn list(&self, cursor: Option<&str>) -> Result<SecretPage, BackendError>;
+
+    /// Creates a secret and returns its version. Of several concurrent calls
+    /// with one name exactly one succeeds; the others get
+    /// [`BackendError::Conflict`].
+    async fn create(
+        &self,
+        name: &SecretName,
+        value: &SecretValue,
+    ) -> Result<Arc<str>, BackendError>;
+
+    /// Adds a new version to an existing secret and returns it; never creates.
+    async fn update(
+        &self,
+        name: &SecretName,
+        value: &SecretValue,
+    ) -> Result<Arc<str>, BackendError>;
+
+    /// Deletes a secret: recoverably where the store can, or for good with `force`.
+    async fn delete(&self, name: &SecretName, force: bool) -> Result<(), BackendError>;
+}
+
+/// One page of names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecretPage {
+    /// Canonical names without the backend's prefix.
+    pub names: Vec<SecretName>,
+    /// Where the next page starts; `None` at the end.
+    pub cursor: Option<String>,
+}
+
+/// The cause of a backend error, for the log. Stores put account names and
+/// request details in their texts: never send one to a caller.
+pub type Cause = Arc<dyn StdError + Send + Sync>;
+
+/// What went wrong in a store, by what a caller can do about it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BackendError {
+    /// No such secret or version.
+    #[error("secret or version does not exist")]
+    NotFound,
+    /// The store refused our own credentials.
+    #[error("the store denied access")]
+    PermissionDenied(#[source] Option<Cause>),
+    /// The name is taken.
+    #[error("secret already exists")]
+    Conflict,
+    /// The version exists but is switched off.
+    #[error("secret version is disabled")]
+    Disabled,
+    /// Deleted, but recoverable: it can be neither read nor created anew.
+    #[error("secret is marked for deletion")]
+    PendingDeletion,
+    /// The store asks for fewer calls.
+    #[error("the store is throttling")]
+    Throttled {
+        /// How long the store asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// The store cannot be reached or is failing.
+    #[error("the store is unavailable")]
+    Unavailable(#[source] Option<Cause>),
+    /// No answer in time.
+    #[error("the store did not answer in time")]
+    TimedOut,
+    /// The store refused the request itself or answered nonsense.
+    #[error("the store refused the request: {0}")]
+    Invalid(String),
+}
+
+// === impl BackendError ===
+
+impl BackendError {
+    /// Whether the same call may succeed later without anyone changing anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Throttled { .. } | Self::Unavailable(_) | Self::TimedOut => true,
+            Self::NotFound
+            | Self::PermissionDenied(_)
+            | Self::Conflict
+            | Self::Disabled
+            | Self::PendingDeletion
+            | Self::Invalid(_) => false,
+        }
+    }
+}

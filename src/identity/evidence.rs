@@ -1,0 +1,293 @@
+//! Several proofs, which must agree, and the principal that follows from them.
+
+use std::fmt;
+
+use super::{
+    certificate::{self, CertificateError},
+    spiffe::{InvalidSpiffeId, ServiceAccount, SpiffeId, TrustDomain},
+};
+
+/// How an identity was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ProofKind {
+    /// A client certificate that Envoy validated.
+    Mtls = 1,
+    /// A grant sealed by our own `ext_authz`.
+    Grant = 1 << 1,
+    /// A loopback or unix listener in sidecar or development mode.
+    Local = 1 << 2,
+}
+
+/// The proofs that stand behind a principal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProofSet(u8);
+
+/// An authenticated caller: a service account in a configured trust domain, and
+/// how that was proven. Made by [`Evidence::principal`] alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    id: SpiffeId,
+    proofs: ProofSet,
+}
+
+/// What a request shows about its caller, not yet judged.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    proofs: Vec<Proof>,
+}
+
+#[derive(Debug)]
+struct Proof {
+    kinds: ProofSet,
+    claim: Result<SpiffeId, IdentityError>,
+}
+
+/// Why evidence does not make a principal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// Nothing was shown.
+    #[error("no identity")]
+    Missing,
+    /// Something was shown that is not the SPIFFE ID of a service account.
+    #[error("malformed identity: {0}")]
+    Malformed(#[from] InvalidSpiffeId),
+    /// A certificate that does not support the identity it came with.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The trust domain is not configured.
+    #[error("trust domain is not configured")]
+    ForeignTrustDomain,
+    /// Two proofs name different service accounts.
+    #[error("proofs name different identities")]
+    Mismatch,
+}
+
+// === impl ProofKind ===
+
+impl ProofKind {
+    /// Every kind, in the order in which they are printed.
+    pub const ALL: [Self; 3] = [Self::Mtls, Self::Grant, Self::Local];
+
+    /// The word used in policies, metadata and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mtls => "mtls",
+            Self::Grant => "grant",
+            Self::Local => "local",
+        }
+    }
+
+    /// The kind of that name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+// === impl ProofSet ===
+
+impl ProofSet {
+    /// This set and one kind more.
+    #[must_use]
+    pub fn with(self, kind: ProofKind) -> Self {
+        Self(self.0 | kind as u8)
+    }
+
+    /// The kinds of both sets.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether every kind of `other` is in this set.
+    #[must_use]
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The kinds in the set.
+    pub fn iter(self) -> impl Iterator<Item = ProofKind> {
+        ProofKind::ALL.into_iter().filter(move |kind| self.0 & *kind as u8 != 0)
+    }
+}
+
+impl From<ProofKind> for ProofSet {
+    fn from(kind: ProofKind) -> Self {
+        Self::default().with(kind)
+    }
+}
+
+impl FromIterator<ProofKind> for ProofSet {
+    fn from_iter<T: IntoIterator<Item = ProofKind>>(kinds: T) -> Self {
+        kinds.into_iter().fold(Self::default(), Self::with)
+    }
+}
+
+// === impl Evidence ===
+
+impl Evidence {
+    /// Adds the principal that Envoy took from a validated client certificate,
+    /// and the certificate itself (percent-encoded PEM) where it was sent along.
+    /// Empty strings are what Envoy sends for "none" and prove nothing.
+    pub fn add_mtls(&mut self, principal: &str, certificate: &str) {
+        if principal.is_empty() && certificate.is_empty() {
+            return;
+        }
+        let claim = SpiffeId::parse(principal).map_err(IdentityError::from).and_then(|id| {
+            if !certificate.is_empty() {
+                certificate::supports(principal, certificate)?;
+            }
+            Ok(id)
+        });
+        self.proofs.push(Proof { kinds: ProofKind::Mtls.into(), claim });
+    }
+
+    /// Adds the static identity of a loopback or unix listener.
+    pub fn add_local(&mut self, id: SpiffeId) {
+        self.proofs.push(Proof { kinds: ProofKind::Local.into(), claim: Ok(id) });
+    }
+
+    /// Adds the identity in an opened grant, and the proofs that it was made from.
+    pub(super) fn add_grant(&mut self, id: SpiffeId, proofs: ProofSet) {
+        self.proofs.push(Proof { kinds: proofs.with(ProofKind::Grant), claim: Ok(id) });
+    }
+
+    /// Whether nothing was shown so far.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.proofs.is_empty()
+    }
+
+    /// Judges the evidence: every proof must be valid, in one of
+    /// `trust_domains`, and name the same identity.
+    ///
+    /// # Errors
+    /// [`IdentityError`] says what is wrong; one bad proof spoils good ones.
+    pub fn principal(self, trust_domains: &[TrustDomain]) -> Result<Principal, IdentityError> {
+        let mut agreed: Option<Principal> = None;
+        for proof in self.proofs {
+            let id = proof.claim?;
+            if !trust_domains.contains(&id.trust_domain) {
+                return Err(IdentityError::ForeignTrustDomain);
+            }
+            agreed = Some(match agreed {
+                None => Principal { id, proofs: proof.kinds },
+                Some(seen) if seen.id == id => {
+                    Principal { id, proofs: seen.proofs.union(proof.kinds) }
+                }
+                Some(_) => return Err(IdentityError::Mismatch),
+            });
+        }
+        agreed.ok_or(IdentityError::Missing)
+    }
+}
+
+// === impl Principal ===
+
+impl Principal {
+    /// The SPIFFE ID.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The trust domain that vouches for the service account.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.id.trust_domain
+    }
+
+    /// The service account.
+    #[must_use]
+    pub fn service_account(&self) -> &ServiceAccount {
+        &self.id.service_account
+    }
+
+    /// Its namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.id.service_account.namespace()
+    }
+
+    /// How the identity was proven.
+    #[must_use]
+    pub fn proofs(&self) -> ProofSet {
+        self.proofs
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const API: &str = "spiffe://cluster.local/ns/prod/sa/api";
+
+    fn domains() -> Vec<TrustDomain> {
+        vec![TrustDomain::parse("cluster.local").expect("valid")]
+    }
+
+    fn judge(fill: impl FnOnce(&mut Evidence)) -> Result<Principal, IdentityError> {
+        let mut evidence = Evidence::default();
+        fill(&mut evidence);
+        evidence.principal(&domains())
+    }
+
+    fn id(text: &str) -> SpiffeId {
+        SpiffeId::parse(text).expect("valid")
+    }
+
+    #[test]
+    fn nothing_shown_is_no_principal() {
+        assert_eq!(judge(|_| {}), Err(IdentityError::Missing));
+        assert_eq!(judge(|e| e.add_mtls("", "")), Err(IdentityError::Missing));
+    }
+
+    #[test]
+    fn foreign_trust_domains_and_other_subjects_are_refused() {
+        for text in ["spiffe://other.td/ns/prod/sa/api", "spiffe://cluster.loca/ns/prod/sa/api"] {
+            assert_eq!(judge(|e| e.add_mtls(text, "")), Err(IdentityError::ForeignTrustDomain));
+        }
+        let malformed = Err(IdentityError::Malformed(InvalidSpiffeId));
+        assert_eq!(judge(|e| e.add_mtls("CN=api", "")), malformed);
+        assert_eq!(judge(|e| e.add_mtls("", "certificate")), malformed);
+    }
+
+    #[test]
+    fn proofs_that_disagree_are_refused() {
+        let other = "spiffe://cluster.local/ns/prod/sa/other";
+        let both = judge(|e| {
+            e.add_mtls(API, "");
+            e.add_local(id(other));
+        });
+        assert_eq!(both, Err(IdentityError::Mismatch));
+    }
+
+    #[test]
+    fn a_bad_proof_is_not_outvoted_by_a_good_one() {
+        let both = judge(|e| {
+            e.add_local(id(API));
+            e.add_mtls("CN=api", "");
+        });
+        assert_eq!(both, Err(IdentityError::Malformed(InvalidSpiffeId)));
+    }
+
+    #[test]
+    fn proofs_that_agree_add_up() {
+        let both = judge(|e| {
+            e.add_mtls(API, "");
+            e.add_local(id(API));
+        })
+        .expect("agrees");
+        let kinds: Vec<_> = both.proofs().iter().map(ProofKind::as_str).collect();
+        assert_eq!(kinds, ["mtls", "local"]);
+        assert_eq!(both.to_string(), API);
+    }
+}

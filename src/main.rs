@@ -1,0 +1,3 @@
+//! The `vaultmux-mesh` program.
+
+fn main() {}
