@@ -3,8 +3,18 @@
 
 // core
 pub mod identity;
+pub mod injection;
+pub mod operation;
 pub mod policy;
+pub mod resolver;
 pub mod secret;
+pub mod snapshot;
 
 // backends
 pub mod backends;
+
+// edges
+pub mod api;
+
+// below all layers
+pub mod metrics;

@@ -1,0 +1,218 @@
+//! The secrets API as HTTP messages, whatever carries them: REST serves it on a
+//! port, `ext_proc` answers with it from the filter, and both give the same
+//! status, headers and body. Translates between HTTP and the core; decides
+//! nothing.
+
+mod problem;
+mod secrets;
+
+pub use problem::{Problem, ProblemCode};
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
+use tokio::time::Instant;
+
+use crate::{
+    identity::{IdentityError, Principal},
+    metrics::{Edge, Metrics},
+    operation::{SecretOperation, split_query},
+    policy::{AuditMatch, Decision, Denial, InvalidRequest, Reason},
+    snapshot::Snapshot,
+};
+
+/// Carries the id that ties an answer to a log line.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A request for the secrets API.
+#[derive(Debug)]
+pub struct ApiRequest<'a> {
+    /// As sent.
+    pub method: &'a Method,
+    /// The path below the secret route, percent-encoded as sent.
+    pub below: &'a str,
+    /// Without `?`.
+    pub query: Option<&'a str>,
+    /// The whole body.
+    pub body: &'a [u8],
+    /// Echoed in the answer.
+    pub request_id: &'a str,
+}
+
+/// Answers requests for the secrets API.
+#[derive(Clone)]
+pub struct Api {
+    metrics: Arc<Metrics>,
+    edge: Edge,
+}
+
+// === impl Api ===
+
+impl Api {
+    /// An API whose decisions are counted for `edge`.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>, edge: Edge) -> Self {
+        Self { metrics, edge }
+    }
+
+    /// Answers one request. Never fails: what goes wrong is an answer too.
+    pub async fn answer(
+        &self,
+        snapshot: &Snapshot,
+        caller: Result<&Principal, IdentityError>,
+        request: ApiRequest<'_>,
+        deadline: Instant,
+    ) -> Response<Bytes> {
+        let head = request.method == Method::HEAD;
+        let request_id = request.request_id.to_owned();
+        let answer = self.operate(snapshot, caller, &request, deadline).await;
+        let mut response = match answer {
+            Ok(response) => response,
+            Err(problem) => problem.into_response(&request_id),
+        };
+        finish(response.headers_mut(), &request_id);
+        if head {
+            *response.body_mut() = Bytes::new();
+        }
+        response
+    }
+
+    async fn operate(
+        &self,
+        snapshot: &Snapshot,
+        caller: Result<&Principal, IdentityError>,
+        request: &ApiRequest<'_>,
+        deadline: Instant,
+    ) -> Result<Response<Bytes>, Problem> {
+        let principal = caller.map_err(|error| {
+            let denial = Denial::new(identity_reason(error));
+            self.record(Err(&denial), None);
+            Problem::from(denial)
+        })?;
+        let operation = SecretOperation::parse(
+            request.method.as_str(),
+            request.below,
+            request.query,
+            &snapshot.catalog,
+        )?;
+        let call = secrets::Call { api: self, snapshot, principal, deadline };
+        match operation {
+            SecretOperation::List { backend } => call.list(backend).await,
+            SecretOperation::Create => call.create(request.body).await,
+            SecretOperation::Item { verb, secret, force } => {
+                call.item(verb, secret, force, request.body).await
+            }
+        }
+    }
+
+    /// Counts and logs a decision.
+    fn record(&self, outcome: Result<&Decision, &Denial>, principal: Option<&Principal>) {
+        record_decision(&self.metrics, self.edge, outcome, principal);
+    }
+}
+
+/// Counts a decision, logs it without the secret's name, and reports policies in
+/// audit mode.
+pub fn record_decision(
+    metrics: &Metrics,
+    edge: Edge,
+    outcome: Result<&Decision, &Denial>,
+    principal: Option<&Principal>,
+) {
+    let (decision, reason) = match outcome {
+        Ok(decision) => (decision, None),
+        Err(denial) => (&denial.decision, Some(denial.reason.as_str())),
+    };
+    metrics.decision(edge, reason);
+    for AuditMatch { policy, rule, allow } in &decision.audit {
+        metrics.audit_match(policy, *allow);
+        tracing::info!(
+            policy.name = %policy,
+            policy.rule = rule,
+            would_allow = allow,
+            principal = principal.map(tracing::field::display),
+            decision_id = %decision.id,
+            "audit policy matched"
+        );
+    }
+    tracing::debug!(
+        edge = edge.as_str(),
+        outcome = if reason.is_some() { "denied" } else { "allowed" },
+        reason,
+        policy.name = decision.policy.as_deref(),
+        policy.rule = decision.rule,
+        policy.generation = decision.generation,
+        principal = principal.map(tracing::field::display),
+        decision_id = %decision.id,
+        "decision"
+    );
+}
+
+/// Why a caller without principal is denied.
+#[must_use]
+pub fn identity_reason(error: IdentityError) -> Reason {
+    match error {
+        IdentityError::Missing => Reason::NoIdentity,
+        IdentityError::Malformed(_)
+        | IdentityError::Certificate(_)
+        | IdentityError::ForeignTrustDomain
+        | IdentityError::Mismatch => Reason::InvalidIdentity,
+    }
+}
+
+/// The answer for a path that is not part of the API.
+#[must_use]
+pub fn not_found(request_id: &str) -> Response<Bytes> {
+    refuse(Problem::new(ProblemCode::NoRoute), request_id)
+}
+
+/// An answer that refuses a request before it is looked at.
+#[must_use]
+pub fn refuse(problem: Problem, request_id: &str) -> Response<Bytes> {
+    let mut response = problem.into_response(request_id);
+    finish(response.headers_mut(), request_id);
+    response
+}
+
+/// The caller's request id if it is a sane one.
+#[must_use]
+pub fn request_id(sent: Option<&str>) -> Option<&str> {
+    let sane = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(&b);
+    sent.filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(sane))
+}
+
+/// Splits and checks a request target under a secret route.
+///
+/// # Errors
+/// A [`Problem`] if the target has characters that no target has.
+pub fn target(target: &str) -> Result<(&str, Option<&str>), Problem> {
+    let (path, query) = split_query(target);
+    crate::operation::check_target(path)
+        .map_err(|_: InvalidRequest| Problem::new(ProblemCode::MalformedRequest))?;
+    Ok((path, query))
+}
+
+/// Bounds how long a caller waits, whatever it asked for.
+#[must_use]
+pub fn deadline(limit: Duration) -> Instant {
+    Instant::now() + limit
+}
+
+/// The headers of every answer: vaultmux-server's, `no-store` and the request id.
+pub fn finish(headers: &mut HeaderMap, request_id: &str) {
+    let fixed = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::X_XSS_PROTECTION, "1; mode=block"),
+        (header::STRICT_TRANSPORT_SECURITY, "max-age=31536000; includeSubDomains"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
+}

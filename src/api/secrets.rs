@@ -1,0 +1,216 @@
+//! List, read, create, update and delete.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::{
+    Api,
+    problem::{Problem, ProblemCode},
+};
+use crate::{
+    backends::BackendError,
+    identity::Principal,
+    policy::{Denial, Permit, Verb},
+    resolver::ResolveError,
+    secret::{BackendName, NameEncoding, SecretRecord, SecretRef, SecretValue},
+    snapshot::Snapshot,
+};
+
+/// One authenticated call.
+pub(super) struct Call<'a> {
+    pub(super) api: &'a Api,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) principal: &'a Principal,
+    pub(super) deadline: Instant,
+}
+
+#[derive(Serialize)]
+struct Names {
+    secrets: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Secret<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoding: Option<&'static str>,
+    backend: &'a str,
+    version: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct CreateBody {
+    name: Option<String>,
+    value: Option<Zeroizing<String>>,
+    value_base64: Option<Zeroizing<String>>,
+    backend: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct UpdateBody {
+    value: Option<Zeroizing<String>>,
+    value_base64: Option<Zeroizing<String>>,
+}
+
+// === impl Call ===
+
+impl Call<'_> {
+    pub(super) async fn list(
+        &self,
+        backend: Option<BackendName>,
+    ) -> Result<Response<Bytes>, Problem> {
+        let catalog = &self.snapshot.catalog;
+        let permit = self.snapshot.policies.authorize_collection(self.principal, Verb::List);
+        self.api.record(permit.as_ref().map(|p| p.decision()), Some(self.principal));
+        let permit = permit?;
+        let backend = backend
+            .or_else(|| catalog.default_backend().cloned())
+            .ok_or(crate::secret::InvalidReference::NoBackend)?;
+        let names = self.snapshot.resolver.list(&permit, &backend, self.deadline).await?;
+        let secrets = names.iter().map(|name| name.as_str().to_owned()).collect();
+        Ok(json(StatusCode::OK, &Names { secrets }))
+    }
+
+    pub(super) async fn create(&self, body: &[u8]) -> Result<Response<Bytes>, Problem> {
+        let body: CreateBody = parse(body)?;
+        let name = body.name.unwrap_or_default();
+        if name.is_empty() {
+            return Err(Problem::body("name is required"));
+        }
+        let value = plaintext(body.value, body.value_base64)?;
+        let catalog = &self.snapshot.catalog;
+        let secret = catalog.locate(&name, NameEncoding::Plain, body.backend.as_deref())?;
+        let permit = self.authorize(Verb::Create, &secret)?;
+        let created = self.snapshot.resolver.create(&permit, &value, self.deadline).await;
+        created.map_err(|error| match error {
+            // The name cannot be had before the store has let go of it.
+            ResolveError::Backend { error: BackendError::PendingDeletion, .. } => {
+                Problem::new(ProblemCode::AlreadyExists)
+            }
+            error => error.into(),
+        })?;
+        Ok(json(StatusCode::CREATED, &Written { name: &name, version: None }))
+    }
+
+    pub(super) async fn item(
+        &self,
+        verb: Verb,
+        secret: SecretRef,
+        force: bool,
+        body: &[u8],
+    ) -> Result<Response<Bytes>, Problem> {
+        let permit = self.authorize(verb, &secret)?;
+        let resolver = &self.snapshot.resolver;
+        match verb {
+            Verb::Update => {
+                let body: UpdateBody = parse(body)?;
+                let value = plaintext(body.value, body.value_base64)?;
+                let version = resolver.update(&permit, &value, self.deadline).await?;
+                let name = secret.name.as_str();
+                Ok(json(StatusCode::OK, &Written { name, version: Some(&version) }))
+            }
+            Verb::Delete => {
+                resolver.delete(&permit, force, self.deadline).await?;
+                let mut response = Response::new(Bytes::new());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                Ok(response)
+            }
+            Verb::Get | Verb::List | Verb::Create | Verb::Use => {
+                let record = resolver.resolve(&permit, self.deadline).await?;
+                Ok(secret_response(&secret, &record))
+            }
+        }
+    }
+
+    fn authorize(&self, verb: Verb, secret: &SecretRef) -> Result<Permit, Denial> {
+        let outcome = self.snapshot.policies.authorize(self.principal, verb, secret);
+        self.api.record(outcome.as_ref().map(Permit::decision), Some(self.principal));
+        outcome
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the answer to a permitted read")]
+fn secret_response(secret: &SecretRef, record: &SecretRecord) -> Response<Bytes> {
+    let bytes = record.value.expose_secret();
+    let text = std::str::from_utf8(bytes).ok();
+    let encoded = text.is_none().then(|| Zeroizing::new(STANDARD.encode(bytes)));
+    let created_at = record
+        .created_at
+        .and_then(|at| OffsetDateTime::from(at).replace_nanosecond(0).ok())
+        .and_then(|at| at.format(&Rfc3339).ok());
+    json(
+        StatusCode::OK,
+        &Secret {
+            name: secret.name.as_str(),
+            value: text,
+            value_base64: encoded.as_deref().map(String::as_str),
+            encoding: encoded.as_ref().map(|_| "base64"),
+            backend: secret.backend.as_str(),
+            version: &record.version,
+            created_at,
+        },
+    )
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
+    let body = serde_json::to_vec(body).expect("strings are always JSON");
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+/// Parses a body. The parser's own words stay out of the answer: they quote the
+/// input, and the input holds a secret.
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    if body.is_empty() {
+        return Err(Problem::body("request body is required"));
+    }
+    serde_json::from_slice(body).map_err(|error| {
+        use serde_json::error::Category;
+        Problem::body(match error.classify() {
+            Category::Data => "request body does not have the expected fields",
+            Category::Io | Category::Syntax | Category::Eof => "request body is not valid JSON",
+        })
+    })
+}
+
+fn plaintext(
+    value: Option<Zeroizing<String>>,
+    value_base64: Option<Zeroizing<String>>,
+) -> Result<SecretValue, Problem> {
+    let bytes = match (value, value_base64) {
+        (Some(text), None) => text.as_bytes().to_vec(),
+        (None, Some(encoded)) => STANDARD
+            .decode(encoded.as_bytes())
+            .map_err(|_| Problem::body("value_base64 is not valid base64"))?,
+        (None, None) => return Err(Problem::body("value is required")),
+        (Some(_), Some(_)) => {
+            return Err(Problem::body("value and value_base64 exclude each other"));
+        }
+    };
+    // As vaultmux-server does; an empty value is most often a lost one.
+    if bytes.is_empty() {
+        return Err(Problem::body("value must not be empty"));
+    }
+    Ok(SecretValue::new(bytes))
+}

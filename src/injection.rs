@@ -1,0 +1,195 @@
+//! Secrets that are put into requests without the workload asking: rules that
+//! name the requests, the headers, and templates with references in them.
+//!
+//! A rule grants nothing: whoever applies it still needs a `use` permit for
+//! every reference, for this caller and this destination.
+
+use std::fmt;
+
+use http::{HeaderName, Method};
+
+use crate::{
+    policy::{Destination, canonical_host},
+    secret::{Catalog, InvalidReference, SecretRef},
+};
+
+/// Where a reference starts in traffic; it ends with [`CLOSE`].
+pub const OPEN: &str = "{{secret://";
+/// Where a reference ends in traffic.
+pub const CLOSE: &str = "}}";
+
+/// One injection rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Injection {
+    /// Names the rule in logs and details.
+    pub name: String,
+    /// Which requests it is for.
+    pub matcher: InjectionMatch,
+    /// Headers to set, replacing what the client sent.
+    pub headers: Vec<(HeaderName, InjectedValue)>,
+}
+
+/// All given fields must hold; inside a field any entry suffices. An attribute
+/// that the proxy did not send matches nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InjectionMatch {
+    /// Canonical hosts.
+    pub hosts: Vec<String>,
+    /// Clusters, as Envoy names them.
+    pub clusters: Vec<String>,
+    /// A prefix if it ends in `/`, else exact.
+    pub paths: Vec<String>,
+    /// Exact.
+    pub methods: Vec<Method>,
+}
+
+/// What an injected header holds once its references are resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InjectedValue {
+    /// The template itself.
+    Text(Template),
+    /// `Basic` and the base64 of `username:password` (RFC 7617).
+    Basic {
+        /// Without colon.
+        username: Template,
+        /// Any text.
+        password: Template,
+    },
+}
+
+/// Text with references in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(Vec<Part>);
+
+/// A piece of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Stands as it is.
+    Literal(String),
+    /// Replaced by the secret's value.
+    Reference(SecretRef),
+}
+
+/// Why a template or a matcher was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidInjection {
+    /// A reference that is not closed.
+    #[error("reference is not closed by }}}}")]
+    Unclosed,
+    /// A reference that cannot be parsed.
+    #[error(transparent)]
+    Reference(#[from] InvalidReference),
+    /// A template without any reference.
+    #[error("value holds no {{{{secret://...}}}} reference")]
+    NoReference,
+    /// A literal part that no header can hold.
+    #[error("value holds a control character")]
+    Control,
+    /// A host that is not one.
+    #[error("malformed host {0:?}")]
+    Host(String),
+}
+
+// === impl Template ===
+
+impl Template {
+    /// Parses text with any number of `{{secret://…}}` in it.
+    ///
+    /// # Errors
+    /// [`InvalidInjection`].
+    pub fn parse(text: &str, catalog: &Catalog) -> Result<Self, InvalidInjection> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some(start) = rest.find(OPEN) {
+            let after = &rest[start + 2..];
+            let end = after.find(CLOSE).ok_or(InvalidInjection::Unclosed)?;
+            if start > 0 {
+                parts.push(Part::Literal(rest[..start].to_owned()));
+            }
+            parts.push(Part::Reference(catalog.parse_reference(&after[..end])?));
+            rest = &after[end + CLOSE.len()..];
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Literal(rest.to_owned()));
+        }
+        if text.contains(|c: char| c.is_control() && c != '\t') {
+            return Err(InvalidInjection::Control);
+        }
+        Ok(Self(parts))
+    }
+
+    /// The parts in order.
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.0
+    }
+
+    /// The references in order.
+    pub fn references(&self) -> impl Iterator<Item = &SecretRef> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Reference(secret) => Some(secret),
+            Part::Literal(_) => None,
+        })
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in &self.0 {
+            match part {
+                Part::Literal(text) => f.write_str(text)?,
+                Part::Reference(secret) => write!(f, "{{{{{secret}}}}}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+// === impl InjectedValue ===
+
+impl InjectedValue {
+    /// The references in order.
+    pub fn references(&self) -> impl Iterator<Item = &SecretRef> {
+        let (first, second) = match self {
+            Self::Text(text) => (text, None),
+            Self::Basic { username, password } => (username, Some(password)),
+        };
+        first.references().chain(second.into_iter().flat_map(Template::references))
+    }
+}
+
+// === impl InjectionMatch ===
+
+impl InjectionMatch {
+    /// Brings the configured hosts into canonical form.
+    ///
+    /// # Errors
+    /// [`InvalidInjection::Host`].
+    pub fn canonical_hosts(hosts: &[String]) -> Result<Vec<String>, InvalidInjection> {
+        let canonical = |host: &String| {
+            let canonical = canonical_host(host).ok().filter(|_| !host.contains(':'));
+            canonical
+                .map(|host| host.into_owned())
+                .ok_or_else(|| InvalidInjection::Host(host.clone()))
+        };
+        hosts.iter().map(canonical).collect()
+    }
+
+    /// Whether the rule is for this request. `path` is canonical, without query.
+    #[must_use]
+    pub fn matches(&self, method: &str, path: Option<&str>, to: &Destination<'_>) -> bool {
+        let any = |wanted: &[String], seen: Option<&str>| {
+            wanted.is_empty() || seen.is_some_and(|seen| wanted.iter().any(|w| w == seen))
+        };
+        let path_matches = |wanted: &String| {
+            path.is_some_and(|path| match wanted.ends_with('/') {
+                true => path.starts_with(wanted.as_str()),
+                false => path == wanted,
+            })
+        };
+        any(&self.hosts, to.host)
+            && any(&self.clusters, to.cluster)
+            && (self.paths.is_empty() || self.paths.iter().any(path_matches))
+            && (self.methods.is_empty() || self.methods.iter().any(|m| m.as_str() == method))
+    }
+}

@@ -1,0 +1,319 @@
+//! What is counted. No label ever holds a secret name, a raw path or anything
+//! else that a caller chooses freely.
+
+use std::{fmt, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::{Family, MetricConstructor},
+        gauge::Gauge,
+        histogram::Histogram,
+        info::Info,
+    },
+    registry::Registry,
+};
+
+/// The service's metrics, registered once and handed to whoever counts.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    request_duration: Family<MethodLabels, Histogram, Buckets>,
+    backend_errors: Family<BackendLabels, Counter>,
+    backend_duration: Family<BackendCallLabels, Histogram, Buckets>,
+    cache_lookups: Family<ResultLabels, Counter>,
+    decisions: Family<DecisionLabels, Counter>,
+    audit_matches: Family<AuditLabels, Counter>,
+    ext_proc_streams: Family<ResultLabels, Counter>,
+    ext_proc_references: Family<ResultLabels, Counter>,
+    policy_generation: Gauge,
+    reloads: Family<ResultLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodLabels {
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BackendLabels {
+    backend: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BackendCallLabels {
+    backend: String,
+    operation: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    edge: &'static str,
+    outcome: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuditLabels {
+    policy: String,
+    effect: &'static str,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Buckets;
+
+/// How a cache lookup ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheLookup {
+    /// A value that was held.
+    Hit,
+    /// A name that was known to be missing.
+    NegativeHit,
+    /// A call to the store, or a wait for someone else's.
+    Miss,
+}
+
+/// The edge that asked for a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    /// The gRPC Authorization service.
+    ExtAuthz,
+    /// The gRPC ExternalProcessor service.
+    ExtProc,
+    /// The REST listener.
+    Rest,
+}
+
+// === impl Metrics ===
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        // From a cached read (100 µs) to a store's worst (10 s).
+        Histogram::new([
+            0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+            2.5, 5.0, 10.0,
+        ])
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("vaultmux_build", "The running version", version);
+        let mut metrics = Self {
+            registry: Registry::default(),
+            requests: Family::default(),
+            request_duration: Family::new_with_constructor(Buckets),
+            backend_errors: Family::default(),
+            backend_duration: Family::new_with_constructor(Buckets),
+            cache_lookups: Family::default(),
+            decisions: Family::default(),
+            audit_matches: Family::default(),
+            ext_proc_streams: Family::default(),
+            ext_proc_references: Family::default(),
+            policy_generation: Gauge::default(),
+            reloads: Family::default(),
+        };
+        registry.register("vaultmux_requests", "REST requests answered", metrics.requests.clone());
+        registry.register(
+            "vaultmux_request_duration_seconds",
+            "Time from a REST request's header to its answer",
+            metrics.request_duration.clone(),
+        );
+        registry.register(
+            "vaultmux_backend_errors",
+            "Calls to a store that failed, other than for a missing secret",
+            metrics.backend_errors.clone(),
+        );
+        registry.register(
+            "vaultmux_backend_duration_seconds",
+            "Time that a store took for one call",
+            metrics.backend_duration.clone(),
+        );
+        registry.register(
+            "vaultmux_cache_lookups",
+            "Reads of secrets by how the cache answered",
+            metrics.cache_lookups.clone(),
+        );
+        registry.register(
+            "vaultmux_decisions",
+            "Authorisation decisions",
+            metrics.decisions.clone(),
+        );
+        registry.register(
+            "vaultmux_audit_matches",
+            "Decisions that a policy in audit mode would have made",
+            metrics.audit_matches.clone(),
+        );
+        registry.register(
+            "vaultmux_ext_proc_streams",
+            "ext_proc streams by how they ended",
+            metrics.ext_proc_streams.clone(),
+        );
+        registry.register(
+            "vaultmux_ext_proc_references",
+            "Secret references met in requests, by outcome",
+            metrics.ext_proc_references.clone(),
+        );
+        registry.register(
+            "vaultmux_policy_generation",
+            "Which load of the policy files is in force",
+            metrics.policy_generation.clone(),
+        );
+        registry.register(
+            "vaultmux_reloads",
+            "Reloads of configuration and policies",
+            metrics.reloads.clone(),
+        );
+        metrics.registry = registry;
+        metrics
+    }
+}
+
+impl Metrics {
+    /// A REST request that was answered.
+    pub fn request(&self, method: &http::Method, status: http::StatusCode, took: Duration) {
+        let method = method_label(method);
+        let status = status.as_u16();
+        self.requests.get_or_create(&RequestLabels { method, status }).inc();
+        self.request_duration.get_or_create(&MethodLabels { method }).observe(took.as_secs_f64());
+    }
+
+    /// A call to a store, and whether it failed.
+    pub fn backend_call(
+        &self,
+        backend: &str,
+        operation: &'static str,
+        took: Duration,
+        failed: bool,
+    ) {
+        let labels = BackendCallLabels { backend: backend.to_owned(), operation };
+        self.backend_duration.get_or_create(&labels).observe(took.as_secs_f64());
+        let errors =
+            self.backend_errors.get_or_create(&BackendLabels { backend: backend.to_owned() });
+        if failed {
+            errors.inc();
+        }
+    }
+
+    /// A read of a secret.
+    pub fn cache_lookup(&self, lookup: CacheLookup) {
+        let result = match lookup {
+            CacheLookup::Hit => "hit",
+            CacheLookup::NegativeHit => "negative_hit",
+            CacheLookup::Miss => "miss",
+        };
+        self.cache_lookups.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// An authorisation decision; `reason` is `allowed` or a denial's code.
+    pub fn decision(&self, edge: Edge, denied: Option<&'static str>) {
+        let outcome = if denied.is_some() { "denied" } else { "allowed" };
+        let reason = denied.unwrap_or("allowed");
+        let labels = DecisionLabels { edge: edge.as_str(), outcome, reason };
+        self.decisions.get_or_create(&labels).inc();
+    }
+
+    /// A policy in audit mode that would have decided.
+    pub fn audit_match(&self, policy: &str, allow: bool) {
+        let effect = if allow { "Allow" } else { "Deny" };
+        let labels = AuditLabels { policy: policy.to_owned(), effect };
+        self.audit_matches.get_or_create(&labels).inc();
+    }
+
+    /// An `ext_proc` stream that ended.
+    pub fn ext_proc_stream(&self, failed: bool) {
+        let result = if failed { "error" } else { "ok" };
+        self.ext_proc_streams.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// A secret reference met in a request.
+    pub fn ext_proc_reference(&self, result: &'static str) {
+        self.ext_proc_references.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// A load of configuration and policies that took effect, or did not.
+    pub fn reload(&self, generation: Option<u64>) {
+        if let Some(generation) = generation {
+            self.policy_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        }
+        let result = if generation.is_some() { "ok" } else { "error" };
+        self.reloads.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// Everything, in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// [`fmt::Error`] if a metric cannot be formatted.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Edge {
+    /// The word used in labels and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ExtAuthz => "ext_authz",
+            Self::ExtProc => "ext_proc",
+            Self::Rest => "rest",
+        }
+    }
+}
+
+/// Callers may send any token as a method: labels know the usual ones.
+fn method_label(method: &http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        "PATCH" => "PATCH",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn promised_names_are_there_and_free_text_is_not() {
+        let metrics = Metrics::default();
+        let odd = http::Method::from_bytes(b"CANARY").expect("a token");
+        metrics.request(&odd, http::StatusCode::OK, Duration::from_millis(3));
+        metrics.backend_call("aws-prod", "get", Duration::from_millis(3), true);
+        metrics.decision(Edge::ExtAuthz, Some("no_match"));
+        metrics.reload(Some(7));
+        let text = metrics.encode().expect("metrics are text");
+        for line in [
+            r#"vaultmux_requests_total{method="other",status="200"} 1"#,
+            r#"vaultmux_backend_errors_total{backend="aws-prod"} 1"#,
+            r#"vaultmux_decisions_total{edge="ext_authz",outcome="denied",reason="no_match"} 1"#,
+            "vaultmux_policy_generation 7",
+            r#"vaultmux_request_duration_seconds_count{method="other"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        assert!(!text.contains("CANARY"), "{text}");
+    }
+}

@@ -1,0 +1,338 @@
+//! Which HTTP requests are operations on secrets, and on which secret.
+//!
+//! `ext_authz`, `ext_proc` and REST all ask here, so that what was authorised is
+//! what is done.
+
+use std::borrow::Cow;
+
+use crate::{
+    policy::{InvalidRequest, Verb, canonical_host},
+    secret::{BackendName, Catalog, InvalidReference, SecretRef},
+};
+
+/// Path under which REST serves secrets.
+pub const SECRETS_PATH: &str = "/v1/secrets";
+
+/// Where the mesh sees secret operations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecretRoutes(Vec<SecretRoute>);
+
+/// Requests to one of `hosts` whose path is `prefix` or below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretRoute {
+    hosts: Vec<HostPattern>,
+    prefix: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum HostPattern {
+    Any,
+    Exact(String),
+    /// `vaultmux.*`: the part up to and with the dot.
+    Under(String),
+}
+
+/// A configured route that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRoute {
+    /// Not a host, `*`, or a host that ends in `.*`.
+    #[error("host {0:?} is not a host name, `*`, or a name that ends in `.*`")]
+    Host(String),
+    /// Not an absolute path without trailing slash.
+    #[error("prefix {0:?} is not an absolute path without trailing slash")]
+    Prefix(String),
+    /// A route without hosts would match nothing.
+    #[error("a route needs at least one host, `*` means any")]
+    NoHost,
+}
+
+/// What a request does to secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretOperation {
+    /// Lists one backend, or all of them.
+    List {
+        /// The backend that the request named.
+        backend: Option<BackendName>,
+    },
+    /// Creates a secret whose name is in the body.
+    Create,
+    /// Does something to one secret.
+    Item {
+        /// `get`, `update` or `delete`.
+        verb: Verb,
+        /// Which secret.
+        secret: SecretRef,
+        /// `?force=true` of a delete: beyond recovery.
+        force: bool,
+    },
+}
+
+/// A request under a secret route that is not an operation.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidOperation {
+    /// The method does nothing here; these do.
+    #[error("method not allowed")]
+    Method {
+        /// For the `Allow` header.
+        allow: &'static str,
+    },
+    /// The name, backend, version or field is malformed.
+    #[error(transparent)]
+    Reference(#[from] InvalidReference),
+    /// A known parameter that is given twice or has an impossible value.
+    #[error("invalid parameter {0}")]
+    Parameter(&'static str),
+}
+
+// === impl SecretRoutes ===
+
+impl SecretRoutes {
+    /// Routes in the order in which they are tried.
+    #[must_use]
+    pub fn new(routes: Vec<SecretRoute>) -> Self {
+        Self(routes)
+    }
+
+    /// The part of the path below the first route that matches, if one does.
+    /// `host` is canonical; `path` is as sent, without query.
+    #[must_use]
+    pub fn below<'p>(&self, host: &str, path: &'p str) -> Option<&'p str> {
+        self.0.iter().find_map(|route| route.below(host, path))
+    }
+}
+
+impl SecretRoute {
+    /// A route from configuration.
+    ///
+    /// # Errors
+    /// [`InvalidRoute`].
+    pub fn new(hosts: &[String], prefix: &str) -> Result<Self, InvalidRoute> {
+        let valid = prefix.starts_with('/')
+            && !prefix.ends_with('/')
+            && crate::policy::canonical_path(prefix) == Ok(prefix);
+        if !valid {
+            return Err(InvalidRoute::Prefix(prefix.to_owned()));
+        }
+        if hosts.is_empty() {
+            return Err(InvalidRoute::NoHost);
+        }
+        let hosts = hosts.iter().map(|host| HostPattern::parse(host)).collect::<Result<_, _>>()?;
+        Ok(Self { hosts, prefix: prefix.to_owned() })
+    }
+
+    fn below<'p>(&self, host: &str, path: &'p str) -> Option<&'p str> {
+        let rest = path.strip_prefix(self.prefix.as_str())?;
+        let bounded = rest.is_empty() || rest.starts_with('/');
+        (bounded && self.hosts.iter().any(|pattern| pattern.matches(host))).then_some(rest)
+    }
+}
+
+// === impl HostPattern ===
+
+impl HostPattern {
+    fn parse(text: &str) -> Result<Self, InvalidRoute> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let (name, under) = match text.strip_suffix(".*") {
+            Some(name) => (name, true),
+            None => (text, false),
+        };
+        let host = canonical_host(name).ok().filter(|host| host.eq_ignore_ascii_case(name));
+        let host = host.ok_or_else(|| InvalidRoute::Host(text.to_owned()))?;
+        Ok(if under { Self::Under(format!("{host}.")) } else { Self::Exact(host.into_owned()) })
+    }
+
+    fn matches(&self, host: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(name) => host == name,
+            Self::Under(start) => host.starts_with(start.as_str()),
+        }
+    }
+}
+
+// === impl SecretOperation ===
+
+impl SecretOperation {
+    /// Reads the operation from a method, the path below the route and the query.
+    ///
+    /// # Errors
+    /// [`InvalidOperation`].
+    pub fn parse(
+        method: &str,
+        below: &str,
+        query: Option<&str>,
+        catalog: &Catalog,
+    ) -> Result<Self, InvalidOperation> {
+        let parameters = Parameters::parse(query)?;
+        let name = below.strip_prefix('/').unwrap_or(below);
+        if name.is_empty() {
+            return match method {
+                "GET" | "HEAD" => Ok(Self::List {
+                    backend: match parameters.backend.as_deref() {
+                        None => None,
+                        Some(name) => Some(
+                            catalog
+                                .backend(name)
+                                .map(|(name, _)| name.clone())
+                                .ok_or(InvalidReference::UnknownBackend)?,
+                        ),
+                    },
+                }),
+                "POST" => Ok(Self::Create),
+                _ => Err(InvalidOperation::Method { allow: "GET, HEAD, POST" }),
+            };
+        }
+        let verb = match method {
+            "GET" | "HEAD" => Verb::Get,
+            "PUT" => Verb::Update,
+            "DELETE" => Verb::Delete,
+            _ => return Err(InvalidOperation::Method { allow: "GET, HEAD, PUT, DELETE" }),
+        };
+        let secret = catalog.locate_version(
+            name,
+            parameters.backend.as_deref(),
+            parameters.version.as_deref(),
+            parameters.field.as_deref(),
+        )?;
+        let selects = parameters.version.is_some() || parameters.field.is_some();
+        if verb != Verb::Get && selects {
+            return Err(InvalidOperation::Parameter("version or field of a write"));
+        }
+        Ok(Self::Item { verb, secret, force: parameters.force })
+    }
+}
+
+#[derive(Default)]
+struct Parameters<'a> {
+    backend: Option<Cow<'a, str>>,
+    version: Option<Cow<'a, str>>,
+    field: Option<Cow<'a, str>>,
+    force: bool,
+}
+
+impl<'a> Parameters<'a> {
+    /// Unknown parameters are ignored, as vaultmux-server does; known ones given
+    /// twice are refused, since two readers could choose differently.
+    fn parse(query: Option<&'a str>) -> Result<Self, InvalidOperation> {
+        let mut found = Self::default();
+        let mut force = None;
+        for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            let (slot, name) = match &*key {
+                "backend" => (&mut found.backend, "backend"),
+                "version" => (&mut found.version, "version"),
+                "field" => (&mut found.field, "field"),
+                "force" => (&mut force, "force"),
+                _ => continue,
+            };
+            if slot.replace(value).is_some() {
+                return Err(InvalidOperation::Parameter(name));
+            }
+        }
+        found.force = match force.as_deref() {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err(InvalidOperation::Parameter("force")),
+        };
+        Ok(found)
+    }
+}
+
+/// Splits a request target into path and query.
+#[must_use]
+pub fn split_query(target: &str) -> (&str, Option<&str>) {
+    target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)))
+}
+
+/// Refuses what no reader should see in a path under a secret route, before a
+/// name is taken from it; encoded separators are the name's own business.
+///
+/// # Errors
+/// [`InvalidRequest::Path`].
+pub fn check_target(path: &str) -> Result<(), InvalidRequest> {
+    let visible = path.bytes().all(|b| (0x21..=0x7e).contains(&b) && b != b'#' && b != b'\\');
+    if path.starts_with('/') && visible { Ok(()) } else { Err(InvalidRequest::Path) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::{CatalogEntry, NameGrammar};
+
+    fn catalog() -> Catalog {
+        let backend = BackendName::parse("local").expect("valid");
+        let grammar = NameGrammar { punctuation: "/_+=.@-", max_len: 512, lower_case: false };
+        let backends = [(backend.clone(), CatalogEntry { grammar })];
+        Catalog::new(backends.into(), Some(backend), vec![]).expect("valid")
+    }
+
+    fn parse(method: &str, target: &str) -> Result<SecretOperation, InvalidOperation> {
+        let (path, query) = split_query(target);
+        SecretOperation::parse(method, path, query, &catalog())
+    }
+
+    #[test]
+    fn what_is_not_an_operation_is_refused() {
+        let refused = [
+            ("PATCH", "/a"),
+            ("get", "/a"),
+            ("POST", "/a"),
+            ("DELETE", ""),
+            ("PUT", "/"),
+            ("GET", "/a//b"),
+            ("GET", "//"),
+            ("GET", "/../a"),
+            ("GET", "/%2e%2e"),
+            ("GET", "/a/"),
+            ("GET", "/a?backend=other"),
+            ("GET", "?backend=other"),
+            ("GET", "/a?version=1&version=2"),
+            ("GET", "/a?version="),
+            ("PUT", "/a?version=1"),
+            ("DELETE", "/a?field=x"),
+            ("DELETE", "/a?force=yes"),
+        ];
+        for (method, target) in refused {
+            assert!(parse(method, target).is_err(), "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn spellings_of_one_name_are_one_operation() {
+        let plain = parse("GET", "/pay/db").expect("valid");
+        for target in ["/pay%2Fdb", "/pay%2fdb", "/pay/db?x=1", "/pay/db?backend=local"] {
+            assert_eq!(parse("GET", target).as_ref(), Ok(&plain), "{target}");
+        }
+        assert_eq!(parse("HEAD", "/pay/db"), Ok(plain));
+    }
+
+    #[test]
+    fn routes_end_at_segments_and_hosts_at_dots() {
+        let route = |hosts: &[&str]| {
+            let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+            SecretRoutes::new(vec![SecretRoute::new(&hosts, "/v1/secrets").expect("valid")])
+        };
+        let named = route(&["vaultmux.*", "secrets.test"]);
+        assert_eq!(named.below("vaultmux.svc", "/v1/secrets/a"), Some("/a"));
+        assert_eq!(named.below("secrets.test", "/v1/secrets"), Some(""));
+        for (host, path) in [
+            ("vaultmux", "/v1/secrets/a"),
+            ("vaultmuxer.svc", "/v1/secrets/a"),
+            ("secrets.test.evil", "/v1/secrets/a"),
+            ("secrets.test", "/v1/secretsx"),
+            ("secrets.test", "/v1"),
+        ] {
+            assert_eq!(named.below(host, path), None, "{host}{path}");
+        }
+        assert_eq!(route(&["*"]).below("any", "/v1/secrets"), Some(""));
+        for (hosts, prefix) in [
+            (vec![], "/a"),
+            (vec!["a*".into()], "/a"),
+            (vec!["a".into()], "/a/"),
+            (vec!["a".into()], "a"),
+        ] {
+            assert!(SecretRoute::new(&hosts, prefix).is_err(), "{hosts:?} {prefix}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! All that a reload can change, in one immutable piece.
+//!
+//! Edges load the current snapshot once per request, so that a decision never
+//! mixes two configurations.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+
+use crate::{
+    identity::{Evidence, GrantKeys, IdentityError, Principal, SpiffeId, TrustDomain},
+    injection::Injection,
+    operation::SecretRoutes,
+    policy::PolicySet,
+    resolver::Resolver,
+    secret::Catalog,
+};
+
+/// One configuration in force.
+#[derive(Clone)]
+pub struct Snapshot {
+    /// Backends and names.
+    pub catalog: Arc<Catalog>,
+    /// Who may do what.
+    pub policies: Arc<PolicySet>,
+    /// Reads and writes secrets.
+    pub resolver: Resolver,
+    /// Trust domains whose identities count; no alias is implied.
+    pub trust_domains: Arc<[TrustDomain]>,
+    /// Who loopback and unix callers are, in sidecar and development mode.
+    pub local: Option<SpiffeId>,
+    /// Seals and opens grants.
+    pub grants: Arc<GrantKeys>,
+    /// Where the mesh sees secret operations.
+    pub secret_routes: SecretRoutes,
+    /// Secrets put into requests without a reference.
+    pub injections: Arc<[Injection]>,
+}
+
+/// The snapshot in force; cheap to share and to read.
+#[derive(Clone)]
+pub struct Current(Arc<ArcSwap<Snapshot>>);
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// Judges evidence by the configured trust domains.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn principal(&self, evidence: Evidence) -> Result<Principal, IdentityError> {
+        evidence.principal(&self.trust_domains)
+    }
+}
+
+// === impl Current ===
+
+impl Current {
+    /// Starts with this snapshot.
+    #[must_use]
+    pub fn new(snapshot: Snapshot) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(snapshot)))
+    }
+
+    /// The snapshot in force, without counting a reference. Do not hold the
+    /// guard across an await; use [`Current::load_full`] there.
+    #[must_use]
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.0.load()
+    }
+
+    /// The snapshot in force, to keep for a whole request.
+    #[must_use]
+    pub fn load_full(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    /// Puts another snapshot in force.
+    pub fn store(&self, snapshot: Snapshot) {
+        self.0.store(Arc::new(snapshot));
+    }
+}
