@@ -35,7 +35,7 @@ test: tools ## run every test, through a real Envoy
 
 demo: tools ## show the service behind a real Envoy; KEEP=1 leaves it running to try
 	$(CARGO) build --quiet --bin vaultmux-mesh
-	KEEP=$(KEEP) $(CARGO) run --quiet --example demo
+	$(CARGO) run --quiet --example demo$(if $(KEEP), -- --keep)
 
 lint: ## formatting and clippy, warnings denied
 	$(CARGO) fmt --check

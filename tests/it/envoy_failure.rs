@@ -154,3 +154,38 @@ async fn ordinary_traffic_logs_no_warning() {
     assert_eq!(mesh.envoy.counter("ext_authz.error").await, 0);
     mesh.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn service_behind_the_proxy_is_live_and_ready() {
+    let mesh = Mesh::start().await;
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(mesh.service.admin_client().get("admin", path).await.status, 200, "{path}");
+    }
+    mesh.finish().await;
+}
+
+/// Who, where, what and why, but neither paths nor headers: those name secrets.
+#[tokio::test(flavor = "multi_thread")]
+async fn access_log_gives_the_reason_and_no_secret() {
+    let mesh = Mesh::start().await;
+    let requests = [
+        ("vaultmux.test", "/v1/secrets/zq-orders"),
+        ("vaultmux.test", "/v1/secrets/zq-hidden"),
+        ("api.stripe.test", "/"),
+        ("app.test", "/public/"),
+    ];
+    for (number, (host, path)) in requests.into_iter().enumerate() {
+        let answer = mesh.api().request("GET", host, path, &[REFERENCE]).await;
+        let line = mesh.envoy.access(number).await;
+        assert_eq!(line["status"], answer.status, "{line}");
+        assert_eq!(line["peer"], "spiffe://cluster.local/ns/payments/sa/api", "{line}");
+        assert!(line["decision"].as_str().is_some_and(|id| !id.is_empty()), "{line}");
+        for word in ["canary-", "zq-"] {
+            assert!(!line.to_string().contains(word), "{line}");
+        }
+    }
+    assert_eq!(mesh.envoy.access(0).await["policy"], "api-reads");
+    assert_eq!(mesh.envoy.access(1).await["reason"], "no_match");
+    assert_eq!(mesh.envoy.access(2).await["policy"], "traffic");
+    mesh.finish().await;
+}

@@ -1,5 +1,6 @@
 //! Tests from outside: the real binary, mostly behind a real Envoy.
 
+mod demo;
 mod envoy_authz;
 mod envoy_bodies;
 mod envoy_failure;

@@ -48,7 +48,8 @@ impl Certificates {
         let proxy = certificates.issue(&[
             uri("spiffe://cluster.local/ns/gateway/sa/envoy"),
             dns("vaultmux.test"),
-            dns("localhost"),
+            dns("api.stripe.test"),
+            dns("app.test"),
         ]);
         certificates.write("tls.crt", &proxy.certificate_pem);
         certificates.write("tls.key", &proxy.key_pem);

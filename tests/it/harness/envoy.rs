@@ -52,6 +52,8 @@ impl Envoy {
             "1".into(),
             // Several run at once.
             "--disable-hot-restart".into(),
+            "--file-flush-interval-msec".into(),
+            "50".into(),
             "--log-level".into(),
             "warning".into(),
             "--admin-address-path".into(),
@@ -101,19 +103,16 @@ impl Envoy {
             .sum()
     }
 
-    /// Where the admin page is.
-    pub(crate) fn admin(&self) -> &Client {
-        &self.admin
-    }
-
-    /// The access log: the reason for each status is here.
-    pub(crate) fn access_log(&self) -> Vec<String> {
-        self.process.stdout()
-    }
-
-    /// What Envoy says about itself.
-    pub(crate) fn log(&self) -> Vec<String> {
-        self.process.stderr()
+    /// The access log's line about the request with this number, from 0: the reason for
+    /// its status is there. Envoy writes it some time after the answer.
+    pub(crate) async fn access(&self, number: usize) -> Value {
+        for _ in 0..1000 {
+            if let Some(line) = self.process.stdout().get(number) {
+                return serde_json::from_str(line).expect("the access log is JSON");
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        panic!("no access log line {number}: {:?}", self.process.stdout());
     }
 }
 

@@ -142,7 +142,7 @@ impl Mesh {
 
     /// The same, to be changed first.
     pub(crate) fn builder() -> MeshBuilder {
-        MeshBuilder { config: CONFIG.into(), policies: POLICIES.into(), edits: Vec::new() }
+        MeshBuilder::new(CONFIG, POLICIES)
     }
 
     /// Ends the service and checks what holds for every test: it stops when asked, and
@@ -173,6 +173,11 @@ impl Deref for Mesh {
 // === impl MeshBuilder ===
 
 impl MeshBuilder {
+    /// A mesh with this configuration, which loads policies from `policies/`.
+    pub(crate) fn new(config: &str, policies: &str) -> Self {
+        Self { config: config.into(), policies: policies.into(), edits: Vec::new() }
+    }
+
     /// Appends to the service's configuration.
     pub(crate) fn config(mut self, more: &str) -> Self {
         self.config.push_str(more);

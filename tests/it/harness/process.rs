@@ -125,7 +125,13 @@ impl Process {
         let Ok(status) = status else {
             panic!("{}: still running; it said:\n{}", self.name, self.stderr().join("\n"))
         };
-        status.expect("wait for the keeper").code().expect("bash exits with a code")
+        let code = status.expect("wait for the keeper").code().expect("bash exits with a code");
+        // What it said last may still be on its way.
+        for output in [&mut self.stdout, &mut self.stderr] {
+            let ended = timeout(PATIENCE, output.wait_for(|output| output.ended)).await;
+            assert!(ended.is_ok(), "{}: left its output open", self.name);
+        }
+        code
     }
 
     /// Kills the process and waits until it is gone.

@@ -74,20 +74,9 @@ impl Service {
         self.process.stdout()
     }
 
-    /// Waits for a log line of which `find` makes something.
-    pub(crate) async fn wait_log<T>(&self, what: &str, find: impl Fn(&Value) -> Option<T>) -> T {
-        let parse = |line: &str| find(&serde_json::from_str(line).ok()?);
-        self.process.wait_stderr(what, parse).await
-    }
-
     /// Asks it to stop, without waiting.
     pub(crate) fn terminate(&self) {
         self.process.signal("TERM");
-    }
-
-    /// Asks it to read its files again.
-    pub(crate) fn reload(&self) {
-        self.process.signal("HUP");
     }
 
     /// Waits for it to end by itself.
