@@ -4,6 +4,13 @@
 //! caches. It adds its own prefix, makes the fewest calls that the store's API
 //! allows, and reports errors by kind. Uses [`crate::secret`] only.
 
+#[cfg(feature = "aws")]
+pub mod aws;
+#[cfg(test)]
+pub(crate) mod conformance;
+pub mod file;
+pub mod memory;
+
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
