@@ -95,6 +95,24 @@ async fn stream_that_ends_with_an_error_stops_the_request() {
     assert!(edge.app.received().is_empty());
 }
 
+/// A request without a route skips every filter. Those with a path all have one; those
+/// without are refused by Envoy itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_checked_or_go_nowhere() {
+    let (stub, edge) = Stub::start(allow, pass, &[]).await;
+    for (line, host, checks) in [
+        ("OPTIONS *", "app.test", 0),
+        ("OPTIONS *", "vaultmux.test", 0),
+        ("CONNECT app.test:443", "app.test:443", 0),
+        ("CONNECT elsewhere:443", "elsewhere:443", 0),
+        ("GET /elsewhere", "vaultmux.test", 1),
+    ] {
+        let request = format!("{line} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        let status = edge.api().raw(request.as_bytes()).await.expect("an answer");
+        assert_eq!((status, stub.checks().len()), (404, checks), "{line} {host}");
+    }
+}
+
 /// The length that the client announced is held against the body that goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn changed_body_needs_its_length_in_the_same_answer() {
