@@ -6,15 +6,28 @@
 //! satisfies a Deny. Uses [`crate::identity`] and [`crate::secret`].
 
 mod decision;
+mod explain;
+mod index;
+mod problem;
 mod request;
+mod rule;
+mod schema;
+mod source;
+mod template;
+#[cfg(test)]
+mod tests;
+mod yaml;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 pub use decision::{AuditMatch, Decision, DecisionId, Denial, Generation, Reason};
+pub use explain::{Explanation, NearMiss};
+pub use problem::{LoadFailure, PolicyProblem, Subjects};
 pub use request::{
     Attribute, Connection, Destination, HttpRequest, InvalidRequest, Verb, canonical_host,
     canonical_path,
 };
+pub use source::{Policies, load};
 
 use crate::{
     identity::Principal,
@@ -22,9 +35,9 @@ use crate::{
 };
 
 /// An immutable, compiled set of policies.
-#[derive(Debug)]
 pub struct PolicySet {
     generation: Generation,
+    index: index::Index,
 }
 
 /// The right of one principal to do one thing with one secret. Only
@@ -53,7 +66,21 @@ impl PolicySet {
     /// The set that denies everything.
     #[must_use]
     pub fn deny_all() -> Self {
-        Self { generation: Generation::default() }
+        Self { generation: Generation::default(), index: index::Index::default() }
+    }
+
+    /// Compiles policies; `number` says which load of this process they are.
+    #[must_use]
+    pub fn compile(policies: &Policies, number: u64) -> Self {
+        Self::compile_denying(policies, &[], number)
+    }
+
+    /// Compiles policies, and denies everything to the subjects of Deny policies
+    /// that cannot be read, with [`Reason::PolicyInvalid`].
+    #[must_use]
+    pub fn compile_denying(policies: &Policies, denied: &[Subjects], number: u64) -> Self {
+        let generation = Generation { number, hash: policies.hash().clone() };
+        Self { generation, index: index::Index::new(&policies.policies, denied) }
     }
 
     /// Which load of the policy files this set came from.
@@ -69,11 +96,14 @@ impl PolicySet {
     /// [`Denial`], with the reason.
     pub fn authorize(
         &self,
-        _principal: &Principal,
-        _verb: Verb,
-        _secret: &SecretRef,
+        principal: &Principal,
+        verb: Verb,
+        secret: &SecretRef,
     ) -> Result<Permit, Denial> {
-        Err(Denial::new(Reason::NoMatch))
+        if verb == Verb::Use {
+            return Err(self.no_match());
+        }
+        self.permit(principal, verb, secret, &Destination::default())
     }
 
     /// Decides whether a secret may be injected toward `destination`.
@@ -83,24 +113,46 @@ impl PolicySet {
     /// it had the proxy sent that attribute.
     pub fn authorize_use(
         &self,
-        _principal: &Principal,
-        _secret: &SecretRef,
-        _destination: &Destination<'_>,
+        principal: &Principal,
+        secret: &SecretRef,
+        destination: &Destination<'_>,
     ) -> Result<Permit, Denial> {
-        Err(Denial::new(Reason::NoMatch))
+        self.permit(principal, Verb::Use, secret, destination)
+    }
+
+    fn permit(
+        &self,
+        principal: &Principal,
+        verb: Verb,
+        secret: &SecretRef,
+        destination: &Destination<'_>,
+    ) -> Result<Permit, Denial> {
+        let decision =
+            self.index.secret(principal, verb, secret, destination, self.generation.number)?;
+        Ok(Permit { principal: principal.clone(), verb, secret: secret.clone(), decision })
     }
 
     /// Decides whether the principal may list or create *anything*: some Allow
-    /// covers the verb for some name, and no Deny covers it for every name.
+    /// covers the verb for some name, and no Deny covers it for every name. Other
+    /// verbs have no collection and are always denied.
     ///
     /// # Errors
     /// [`Denial`], with the reason.
     pub fn authorize_collection(
         self: &Arc<Self>,
-        _principal: &Principal,
-        _verb: Verb,
+        principal: &Principal,
+        verb: Verb,
     ) -> Result<CollectionPermit, Denial> {
-        Err(Denial::new(Reason::NoMatch))
+        if !matches!(verb, Verb::List | Verb::Create) {
+            return Err(self.no_match());
+        }
+        let decision = self.index.collection(principal, verb, self.generation.number)?;
+        Ok(CollectionPermit {
+            policies: self.clone(),
+            principal: principal.clone(),
+            verb,
+            decision,
+        })
     }
 
     /// Decides about an HTTP request in the mesh.
@@ -109,10 +161,10 @@ impl PolicySet {
     /// [`Denial`], with the reason.
     pub fn authorize_http(
         &self,
-        _principal: &Principal,
-        _request: &HttpRequest<'_>,
+        principal: &Principal,
+        request: &HttpRequest<'_>,
     ) -> Result<Decision, Denial> {
-        Err(Denial::new(Reason::NoMatch))
+        self.index.http(principal, request, self.generation.number)
     }
 
     /// Decides about a TCP connection: only rules that ask for nothing but the
@@ -122,10 +174,22 @@ impl PolicySet {
     /// [`Denial`], with the reason.
     pub fn authorize_connection(
         &self,
-        _principal: &Principal,
-        _connection: &Connection,
+        principal: &Principal,
+        connection: &Connection,
     ) -> Result<Decision, Denial> {
-        Err(Denial::new(Reason::NoMatch))
+        self.index.connection(principal, connection, self.generation.number)
+    }
+
+    fn no_match(&self) -> Denial {
+        let mut denial = Denial::new(Reason::NoMatch);
+        denial.decision.generation = self.generation.number;
+        denial
+    }
+}
+
+impl fmt::Debug for PolicySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolicySet").field("generation", &self.generation).finish_non_exhaustive()
     }
 }
 

@@ -171,7 +171,11 @@ impl<'a> HttpRequest<'a> {
     }
 }
 
-fn canonical_method(method: &str) -> Result<&str, InvalidRequest> {
+/// Refuses what is not a method; the case stays.
+///
+/// # Errors
+/// [`InvalidRequest::Method`].
+pub(super) fn canonical_method(method: &str) -> Result<&str, InvalidRequest> {
     // RFC 9110, section 5.6.2: a method is a token.
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     let valid = !method.is_empty() && method.len() <= 64 && method.bytes().all(token);

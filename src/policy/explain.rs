@@ -1,0 +1,220 @@
+//! Why something is denied: the Allow rule that came nearest, and what it asks
+//! for. A walk over all rules, for people; decisions never use it.
+
+use std::{fmt::Display, sync::Arc};
+
+use super::{
+    Decision, Denial, Destination, HttpRequest, Permit, PolicySet, Verb,
+    rule::{Among, DestinationRule, Held, HttpRule, Pattern, Policy, SecretRule, Shape, Subject},
+};
+use crate::{identity::Principal, secret::SecretRef};
+
+/// A decision, and for a refusal what was missing.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// What was decided.
+    pub outcome: Result<Decision, Denial>,
+    /// The Allow rule with the fewest unmet conditions, if it was denied and
+    /// there is any. If nothing is unmet, a Deny overrode the rule.
+    pub nearest: Option<NearMiss>,
+}
+
+/// A rule that would allow, and why it does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NearMiss {
+    /// The policy's name.
+    pub policy: Arc<str>,
+    /// Which of its `to` entries, from 0.
+    pub rule: usize,
+    /// A sentence for each condition that does not hold.
+    pub unmet: Vec<String>,
+}
+
+// === impl PolicySet ===
+
+impl PolicySet {
+    /// Decides about one secret and explains a refusal. `destination` matters
+    /// for `use` alone.
+    #[must_use]
+    pub fn explain_secret(
+        &self,
+        principal: &Principal,
+        verb: Verb,
+        secret: &SecretRef,
+        destination: &Destination<'_>,
+    ) -> Explanation {
+        let permit = match verb {
+            Verb::Use => self.authorize_use(principal, secret, destination),
+            _ => self.authorize(principal, verb, secret),
+        };
+        let outcome = permit.map(|Permit { decision, .. }| decision);
+        explain(outcome, principal, self.index.secret_allows(), |rule| {
+            secret_unmet(rule, principal, verb, secret, destination)
+        })
+    }
+
+    /// Decides about an HTTP request and explains a refusal.
+    #[must_use]
+    pub fn explain_http(&self, principal: &Principal, request: &HttpRequest<'_>) -> Explanation {
+        let outcome = self.authorize_http(principal, request);
+        explain(outcome, principal, self.index.http_allows(), |rule| http_unmet(rule, request))
+    }
+}
+
+fn explain<'p, R: 'p>(
+    outcome: Result<Decision, Denial>,
+    principal: &Principal,
+    allows: impl Iterator<Item = (&'p Policy, usize, &'p R)>,
+    target_unmet: impl Fn(&R) -> Vec<String>,
+) -> Explanation {
+    if outcome.is_ok() {
+        return Explanation { outcome, nearest: None };
+    }
+    let near_miss = |(policy, rule, target): (&Policy, usize, &R)| {
+        let subjects = policy.from.iter().map(|from| subject_unmet(from, principal));
+        let mut unmet = subjects.min_by_key(Vec::len).unwrap_or_default();
+        unmet.extend(target_unmet(target));
+        NearMiss { policy: policy.name.clone(), rule, unmet }
+    };
+    // Of several the first by name, as in decisions.
+    let nearest = allows.map(near_miss).min_by_key(|miss| miss.unmet.len());
+    Explanation { outcome, nearest }
+}
+
+fn join<T: Display>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn subject_unmet(from: &Subject, principal: &Principal) -> Vec<String> {
+    let mut unmet = Vec::new();
+    let (namespace, account) = (principal.namespace(), principal.service_account());
+    if !from.namespaces.is_empty() && !from.namespaces.iter().any(|name| **name == *namespace) {
+        unmet.push(format!("namespace {namespace} is not among {}", join(&from.namespaces)));
+    }
+    if !from.accounts.is_empty() && !from.accounts.contains(account) {
+        unmet.push(format!("service account {account} is not among {}", join(&from.accounts)));
+    }
+    if !from.prefixes.is_empty() && !from.prefixes.iter().any(|p| namespace.starts_with(&**p)) {
+        let prefixes = join(&from.prefixes);
+        unmet.push(format!("namespace {namespace} starts with none of {prefixes}"));
+    }
+    let domain = principal.trust_domain();
+    if !from.trust_domains.is_empty() && !from.trust_domains.contains(domain) {
+        unmet.push(format!("trust domain {domain} is not among {}", join(&from.trust_domains)));
+    }
+    for proof in from.require.iter().filter(|proof| !principal.proofs().contains((*proof).into())) {
+        unmet.push(format!("the identity is not proven by {}", proof.as_str()));
+    }
+    if from.except.names(account) {
+        unmet.push(format!("service account {account} is excepted"));
+    }
+    unmet
+}
+
+fn secret_unmet(
+    rule: &SecretRule,
+    principal: &Principal,
+    verb: Verb,
+    secret: &SecretRef,
+    destination: &Destination<'_>,
+) -> Vec<String> {
+    let mut unmet = Vec::new();
+    if !rule.verbs.contains(verb) {
+        unmet.push(format!("verb {verb} is not among {}", join(rule.verbs.iter())));
+    }
+    let backend_held = rule.backends.as_ref().is_none_or(|all| all.contains(&secret.backend));
+    if let Some(backends) = rule.backends.as_ref().filter(|_| !backend_held) {
+        unmet.push(format!("backend {} is not among {}", secret.backend, join(backends.iter())));
+    }
+    // A pattern that is spelt for other backends does not count, unless none is.
+    let matches = |pattern: &Pattern| {
+        (!backend_held || pattern.covers(&secret.backend))
+            && pattern.matches(principal, secret.name.as_str())
+    };
+    if !rule.patterns.iter().any(matches) {
+        unmet.push(name_unmet(rule, principal, secret.name.as_str()));
+    }
+    let field = secret.field.as_ref();
+    if rule.covers_field(true, field) != Held::Yes {
+        let asked = field.map_or("the whole secret".into(), |f| format!("field {}", f.as_str()));
+        let fields = join(rule.fields.iter().map(|field| field.as_str()));
+        unmet.push(format!("{asked} is not among fields {fields}"));
+    }
+    if verb == Verb::Use && rule.reaches(destination) != Held::Yes {
+        let entries = rule.destinations.iter().map(|entry| destination_unmet(entry, destination));
+        unmet.extend(entries.min_by_key(Vec::len).unwrap_or_default());
+    }
+    unmet
+}
+
+fn name_unmet(rule: &SecretRule, principal: &Principal, name: &str) -> String {
+    let (mut names, mut prefixes, mut barred) = (Vec::new(), Vec::new(), false);
+    for pattern in &rule.patterns {
+        barred |= !pattern.applies_to(principal);
+        match &pattern.shape {
+            Shape::Any => {}
+            Shape::Exact(template) => names.push(template),
+            Shape::Prefix(template) => prefixes.push(template),
+        }
+    }
+    let mut sentence = match (names.is_empty(), prefixes.is_empty()) {
+        (false, true) => format!("name {name} is none of names {}", join(names)),
+        (true, _) => format!("name {name} matches none of prefixes {}", join(prefixes)),
+        (false, false) => format!(
+            "name {name} is none of names {} and matches none of prefixes {}",
+            join(names),
+            join(prefixes)
+        ),
+    };
+    if barred {
+        sentence.push_str("; values that contain -- never match a placeholder before --");
+    }
+    sentence
+}
+
+fn destination_unmet(rule: &DestinationRule, destination: &Destination<'_>) -> Vec<String> {
+    let conditions = [
+        ("cluster", &rule.clusters, destination.cluster),
+        ("route", &rule.routes, destination.route),
+        ("server name", &rule.snis, destination.sni),
+        ("host", &rule.hosts, destination.host),
+    ];
+    let unmet = |(what, among, value): (&str, &Among<Arc<str>>, Option<&str>)| {
+        let held = match what {
+            "server name" => among.holds_sni(value),
+            _ => among.holds(value),
+        };
+        match (held, value) {
+            (Held::Yes, _) => None,
+            (_, None) => Some(format!("destination {what} is not known")),
+            (_, Some(value)) => {
+                Some(format!("destination {what} {value} is not among {}", join(among.listed())))
+            }
+        }
+    };
+    conditions.into_iter().filter_map(unmet).collect()
+}
+
+fn http_unmet(rule: &HttpRule, request: &HttpRequest<'_>) -> Vec<String> {
+    let mut unmet = Vec::new();
+    let (host, method, path) = (request.host(), request.method(), request.path());
+    if rule.hosts.holds(Some(host)) != Held::Yes {
+        unmet.push(format!("host {host} is not among {}", join(rule.hosts.listed())));
+    }
+    if rule.methods.holds(Some(method)) != Held::Yes {
+        unmet.push(format!("method {method} is not among {}", join(rule.methods.listed())));
+    }
+    if rule.paths.holds_path(path) != Held::Yes {
+        unmet.push(format!("path {path} matches none of {}", join(rule.paths.listed())));
+    }
+    let workloads = &rule.destinations;
+    match &request.destination {
+        _ if workloads.is_empty() => {}
+        None => unmet.push("the destination workload is not known".to_owned()),
+        Some(workload) if workloads.contains(workload) => {}
+        Some(workload) => {
+            unmet.push(format!("destination {workload} is not among {}", join(workloads)));
+        }
+    }
+    unmet
+}

@@ -1,0 +1,259 @@
+//! From a document to a policy: the kind, its subjects, and every reason why a
+//! document is none.
+
+mod reader;
+mod target;
+
+use std::{path::Path, sync::Arc};
+
+use reader::{At, Fields, Report, parse_each};
+
+use super::{
+    problem::{PolicyProblem, Subjects},
+    rule::{Except, Policy, Subject, Target},
+    yaml::{Node, Value},
+};
+use crate::{
+    identity::{ProofKind, ServiceAccount, TrustDomain, is_namespace},
+    secret::Catalog,
+};
+
+const API_VERSION: &str = "vaultmux.dev/v1alpha1";
+const KIND: &str = "AccessPolicy";
+/// Subjects times names: what one policy may add to the index.
+const MAX_COMBINATIONS: usize = 1_000_000;
+
+/// What a document says.
+#[derive(Debug)]
+pub(super) struct Document {
+    /// Its name and the line of that, where they can be read.
+    pub(super) name: Option<(String, u64)>,
+    /// The policy, if nothing is wrong with it.
+    pub(super) policy: Option<Policy>,
+    /// Whom it was to deny, if something is.
+    pub(super) denied: Option<Subjects>,
+}
+
+/// What can be read of a policy, however broken the rest is.
+#[derive(Default)]
+struct Draft {
+    allow: Option<bool>,
+    audit: bool,
+    from: Option<Arc<[Subject]>>,
+    to: Vec<Target>,
+}
+
+/// Reads one document.
+pub(super) fn read(
+    node: &Node,
+    file: &Path,
+    catalog: &Catalog,
+    problems: &mut Vec<PolicyProblem>,
+) -> Document {
+    let name = child(node, "metadata").and_then(|metadata| match child(metadata, "name") {
+        Some(Node { line, value: Value::Text(name) }) => Some((name.clone(), *line)),
+        _ => None,
+    });
+    let policy = name.as_ref().map(|(name, _)| name.clone());
+    let mut report = Report { file, policy, problems };
+    let mut draft = Draft::default();
+    let valid = report.unless_reported(|report| draft.read(&At::root(node), catalog, report));
+    let Draft { allow, audit, from, to } = draft;
+    if let (Some(()), Some(allow), Some((text, _)), Some(from)) = (valid, allow, &name, &from) {
+        let policy = Policy { name: text.as_str().into(), allow, audit, from: from.clone(), to };
+        return Document { name, policy: Some(policy), denied: None };
+    }
+    let denies = meant_to_deny(node) && !audit;
+    let denied = denies.then(|| from.map_or_else(Subjects::everyone, Subjects));
+    Document { name, policy: None, denied }
+}
+
+fn child<'n>(node: &'n Node, wanted: &str) -> Option<&'n Node> {
+    let Value::Map(entries) = &node.value else { return None };
+    let named = |(key, value): &'n (Node, Node)| match &key.value {
+        Value::Text(key) if key == wanted => Some(value),
+        _ => None,
+    };
+    entries.iter().find_map(named)
+}
+
+/// Whether a broken document was to deny, however `effect` is misspelt or
+/// repeated: a Deny that cannot be read must not fail open.
+fn meant_to_deny(node: &Node) -> bool {
+    let Some(Node { value: Value::Map(entries), .. }) = child(node, "spec") else { return false };
+    entries.iter().any(|(_, value)| {
+        matches!(&value.value, Value::Text(text) if text.trim().eq_ignore_ascii_case("deny"))
+    })
+}
+
+// === impl Draft ===
+
+impl Draft {
+    fn read(&mut self, root: &At<'_>, catalog: &Catalog, report: &mut Report<'_>) {
+        let known = ["apiVersion", "kind", "metadata", "spec"];
+        let Some(document) = root.fields(&known, report) else { return };
+        document.word("apiVersion", &[API_VERSION], report);
+        document.word("kind", &[KIND], report);
+        if let Some(metadata) = document.required("metadata", report)
+            && let Some(metadata) = metadata.fields(&["name"], report)
+            && let Some(at) = metadata.required("name", report)
+            && let Some(name) = at.text(report)
+            && !is_policy_name(name)
+        {
+            report.add(&at, "must be 1 to 253 lower-case letters, digits, `-` or `.`");
+        }
+        let Some(spec) = document.required("spec", report) else { return };
+        let Some(spec) = spec.fields(&["effect", "mode", "from", "to"], report) else { return };
+        let effect = spec.word("effect", &["Allow", "Deny"], report);
+        self.allow = effect.map(|effect| effect == "Allow");
+        if spec.get("mode").is_some() {
+            self.audit = spec.word("mode", &["Enforce", "Audit"], report) == Some("Audit");
+        }
+        self.from = spec.required("from", report).and_then(|from| {
+            report.unless_reported(|report| {
+                let entries = from.items(report).into_iter();
+                entries.filter_map(|at| subject(&at, self.allow, report)).collect()
+            })
+        });
+        if let Some(to) = spec.required("to", report) {
+            let entries = to.items(report).into_iter();
+            self.to =
+                entries.filter_map(|at| target::read(&at, self.allow, catalog, report)).collect();
+        }
+        let subjects: usize = self.from.iter().flat_map(|from| from.iter()).map(keys).sum();
+        let targets: usize = self.to.iter().map(target::keys).sum();
+        if subjects.saturating_mul(targets) > MAX_COMBINATIONS {
+            let message = format!(
+                "{subjects} subjects with {targets} targets are more than {MAX_COMBINATIONS} \
+                 combinations; split the policy"
+            );
+            report.add(spec.at(), message);
+        }
+    }
+}
+
+fn keys(subject: &Subject) -> usize {
+    let lists = [subject.accounts.len(), subject.namespaces.len(), subject.prefixes.len()];
+    lists.into_iter().find(|len| *len > 0).unwrap_or(1)
+}
+
+/// A DNS subdomain, as the names of Kubernetes objects are.
+fn is_policy_name(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    text.len() <= 253
+        && text.split('.').all(|label| {
+            label.bytes().next().is_some_and(inner)
+                && label.bytes().last().is_some_and(inner)
+                && label.bytes().all(|b| inner(b) || b == b'-')
+        })
+}
+
+fn subject(at: &At<'_>, allow: Option<bool>, report: &mut Report<'_>) -> Option<Subject> {
+    let known =
+        ["namespaces", "serviceAccounts", "namespacePrefixes", "trustDomains", "require", "except"];
+    let fields = at.fields(&known, report)?;
+    let before = report.problems.len();
+    let one_of = &known[..3];
+    if one_of.iter().all(|key| fields.get(key).is_none()) {
+        report.add(
+            at,
+            format!("needs one of {}; for everyone, namespaces: [\"*\"]", one_of.join(", ")),
+        );
+    }
+    let mut namespaces = fields.texts("namespaces", report);
+    if namespaces.iter().any(|(_, text)| *text == "*") {
+        if namespaces.len() > 1 {
+            report.add(&namespaces[0].0, "\"*\" must stand alone");
+        }
+        namespaces.clear();
+    }
+    let require = fields.texts("require", report);
+    if let (Some((first, _)), Some(false)) = (require.first(), allow) {
+        report.add(
+            first,
+            "a Deny cannot ask for proofs: it would be unclear whether a caller without them \
+             is denied",
+        );
+    }
+    let trust_domains = fields.texts("trustDomains", report);
+    let subject = Subject {
+        namespaces: parse_namespaces(&namespaces, report),
+        accounts: accounts(&fields, "serviceAccounts", report),
+        prefixes: prefixes(&fields, report),
+        trust_domains: parse_each(&trust_domains, report, |text| {
+            TrustDomain::parse(text).map_err(|_| "is not a trust domain".to_owned())
+        }),
+        require: parse_each(&require, report, parse_proof).into_iter().collect(),
+        except: fields.get("except").and_then(|at| except(&at, report)).unwrap_or_default(),
+    };
+    if report.problems.len() == before && !is_possible(&subject) {
+        report.add(at, "can never match: its fields exclude one another");
+    }
+    Some(subject)
+}
+
+fn except(at: &At<'_>, report: &mut Report<'_>) -> Option<Except> {
+    let known = ["namespaces", "serviceAccounts", "namespacePrefixes"];
+    let fields = at.fields(&known, report)?;
+    if known.iter().all(|key| fields.get(key).is_none()) {
+        report.add(at, format!("needs one of {}", known.join(", ")));
+    }
+    let namespaces = fields.texts("namespaces", report);
+    Some(Except {
+        namespaces: parse_namespaces(&namespaces, report),
+        accounts: accounts(&fields, "serviceAccounts", report),
+        prefixes: prefixes(&fields, report),
+    })
+}
+
+fn parse_namespaces(texts: &[(At<'_>, &str)], report: &mut Report<'_>) -> Vec<Arc<str>> {
+    parse_each(texts, report, |text| match text {
+        "*" => Err("would except everyone".to_owned()),
+        _ if is_namespace(text) => Ok(text.into()),
+        _ => Err("is not a namespace; for prefixes there is namespacePrefixes".to_owned()),
+    })
+}
+
+fn prefixes(fields: &Fields<'_>, report: &mut Report<'_>) -> Vec<Arc<str>> {
+    let texts = fields.texts("namespacePrefixes", report);
+    parse_each(&texts, report, |text| {
+        if !text.ends_with('-') {
+            return Err("must end in `-`, so that `team` never matches `teamwork`".to_owned());
+        }
+        match is_namespace(&format!("{text}x")) {
+            true => Ok(text.into()),
+            false => Err("can never match: no namespace starts with it".to_owned()),
+        }
+    })
+}
+
+fn accounts(fields: &Fields<'_>, key: &str, report: &mut Report<'_>) -> Vec<ServiceAccount> {
+    let texts = fields.texts(key, report);
+    parse_each(&texts, report, |text| {
+        ServiceAccount::parse(text)
+            .map_err(|_| "is not a service account, written namespace/name".to_owned())
+    })
+}
+
+fn parse_proof(text: &str) -> Result<ProofKind, String> {
+    ProofKind::parse(text).ok_or_else(|| {
+        let known = ProofKind::ALL.map(ProofKind::as_str).join(", ");
+        format!("is not a known proof, known are {known}")
+    })
+}
+
+fn is_possible(subject: &Subject) -> bool {
+    if !subject.accounts.is_empty() {
+        return subject.accounts.iter().any(|account| subject.names(account));
+    }
+    if !subject.namespaces.is_empty() {
+        return subject.namespaces.iter().any(|namespace| subject.reaches(namespace));
+    }
+    let excepted = |prefix: &Arc<str>| {
+        subject.except.prefixes.iter().any(|except| prefix.starts_with(&**except))
+    };
+    subject.prefixes.is_empty() || !subject.prefixes.iter().all(excepted)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! Policies from files. Reads everything and reports every problem; watching
+//! and swapping are the caller's.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use super::{
+    problem::{LoadFailure, PolicyProblem, Subjects},
+    request::Verb,
+    rule::{Pattern, Policy, SecretRule, Shape, Subject, Target},
+    schema, yaml,
+};
+use crate::{identity::ServiceAccount, secret::Catalog};
+
+/// Larger files are refused unread.
+const MAX_FILE: u64 = 8 * 1024 * 1024;
+/// The policy that stands for none in a sidecar.
+const SIDECAR_DEFAULT: &str = "sidecar-default";
+
+/// Validated policies.
+#[derive(Clone, Debug)]
+pub struct Policies {
+    /// By name.
+    pub(super) policies: Vec<Arc<Policy>>,
+    hash: Arc<str>,
+}
+
+/// Loads files and directories: of a directory its `*.yaml` and `*.yml` files,
+/// without those that start with a dot and without subdirectories. Symbolic
+/// links are followed, since mounted `ConfigMap`s are made of them.
+///
+/// # Errors
+/// [`LoadFailure`] holds every problem of every file.
+pub fn load(paths: &[PathBuf], catalog: &Catalog) -> Result<Policies, LoadFailure> {
+    let mut problems = Vec::new();
+    let mut files = Vec::new();
+    for path in paths {
+        let found = match path.is_dir() {
+            true => list(path),
+            false => Ok(vec![path.clone()]),
+        };
+        match found {
+            Ok(found) => files.extend(found),
+            Err(error) => problems.push(unreadable(path, &error.to_string())),
+        }
+    }
+    let mut texts = Vec::new();
+    for file in files {
+        match read(&file) {
+            Ok(text) => texts.push((file, text)),
+            Err(error) => problems.push(unreadable(&file, &error.to_string())),
+        }
+    }
+    match Policies::parse(&texts, catalog) {
+        Ok(policies) if problems.is_empty() => Ok(policies),
+        Ok(_) => Err(LoadFailure { problems, denied: Vec::new() }),
+        Err(mut failure) => {
+            problems.append(&mut failure.problems);
+            Err(LoadFailure { problems, ..failure })
+        }
+    }
+}
+
+fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let yaml = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
+        // A dangling link is no directory; reading it will say what is wrong.
+        if yaml && !hidden && !path.is_dir() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read(file: &Path) -> io::Result<String> {
+    let metadata = fs::metadata(file)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut text = String::new();
+    // One byte more than allowed tells a file that grew since.
+    fs::File::open(file)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn unreadable(file: &Path, message: &str) -> PolicyProblem {
+    let message = format!("cannot be read: {message}");
+    PolicyProblem { file: file.to_owned(), line: 0, policy: None, key: String::new(), message }
+}
+
+// === impl Policies ===
+
+impl Policies {
+    /// No policies: everything is denied.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { policies: Vec::new(), hash: hash(&mut []) }
+    }
+
+    /// What a sidecar without policies allows: its own service account may do
+    /// everything but `use` with every secret.
+    #[must_use]
+    pub fn sidecar_default(account: &ServiceAccount) -> Self {
+        let rule = SecretRule {
+            backends: None,
+            patterns: vec![Pattern { shape: Shape::Any, backends: None }],
+            fields: Vec::new(),
+            verbs: Verb::ALL.into_iter().filter(|verb| *verb != Verb::Use).collect(),
+            destinations: Vec::new(),
+        };
+        let from = Subject { accounts: vec![account.clone()], ..Subject::default() };
+        let policy = Policy {
+            name: SIDECAR_DEFAULT.into(),
+            allow: true,
+            audit: false,
+            from: [from].into(),
+            to: vec![Target::Secrets(rule)],
+        };
+        let content = format!("{SIDECAR_DEFAULT} {account}");
+        Self { policies: vec![Arc::new(policy)], hash: hash(&mut [&content]) }
+    }
+
+    /// Validates the texts of files; no I/O.
+    ///
+    /// # Errors
+    /// [`LoadFailure`] holds every problem of every file.
+    pub fn parse(files: &[(PathBuf, String)], catalog: &Catalog) -> Result<Self, LoadFailure> {
+        let mut problems = Vec::new();
+        let mut denied = Vec::new();
+        let mut named: BTreeMap<String, Vec<Named>> = BTreeMap::new();
+        for (file, text) in files {
+            if text.len() as u64 > MAX_FILE {
+                let message = format!("is larger than {} MiB", MAX_FILE >> 20);
+                problems.push(unreadable(file, &message));
+                continue;
+            }
+            for document in yaml::documents(text) {
+                let node = match document {
+                    Ok(node) => node,
+                    Err(yaml::YamlError { line, message }) => {
+                        problems.push(PolicyProblem { line, message, ..unreadable(file, "") });
+                        continue;
+                    }
+                };
+                let read = schema::read(&node, file, catalog, &mut problems);
+                denied.extend(read.denied);
+                if let Some((name, line)) = read.name {
+                    let policy = read.policy.map(Arc::new);
+                    named.entry(name).or_default().push(Named { file, line, policy });
+                }
+            }
+        }
+        let mut policies = Vec::with_capacity(named.len());
+        for (name, bearers) in named {
+            if let [_, again @ ..] = bearers.as_slice() {
+                problems.extend(again.iter().map(|second| second.repeats(&bearers[0], &name)));
+                // Which of them is meant is unknown, so each Deny counts as invalid.
+                denied.extend(bearers.iter().filter_map(Named::denied));
+            }
+            policies.extend(bearers.into_iter().filter_map(|bearer| bearer.policy));
+        }
+        if !problems.is_empty() {
+            let order = |problem: &PolicyProblem| {
+                (files.iter().position(|(file, _)| *file == problem.file), problem.line)
+            };
+            problems.sort_by_cached_key(order);
+            return Err(LoadFailure { problems, denied });
+        }
+        let mut contents: Vec<&str> = files.iter().map(|(_, text)| text.as_str()).collect();
+        Ok(Self { policies, hash: hash(&mut contents) })
+    }
+
+    /// A hash of the content: equal on replicas that hold the same files,
+    /// whatever these are called.
+    #[must_use]
+    pub fn hash(&self) -> &Arc<str> {
+        &self.hash
+    }
+
+    /// How many policies there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.policies.is_empty()
+    }
+}
+
+fn hash(contents: &mut [&str]) -> Arc<str> {
+    contents.sort_unstable();
+    let mut context = Context::new(&SHA256);
+    for content in contents {
+        // The length keeps `ab`, `c` apart from `a`, `bc`.
+        context.update(&(content.len() as u64).to_be_bytes());
+        context.update(content.as_bytes());
+    }
+    let digest = context.finish();
+    digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+}
+
+/// A document that bears a name.
+struct Named<'f> {
+    file: &'f Path,
+    line: u64,
+    policy: Option<Arc<Policy>>,
+}
+
+// === impl Named ===
+
+impl Named<'_> {
+    fn repeats(&self, first: &Self, name: &str) -> PolicyProblem {
+        let place = format!("{}:{}", first.file.display(), first.line);
+        PolicyProblem {
+            file: self.file.to_owned(),
+            line: self.line,
+            policy: Some(name.to_owned()),
+            key: "metadata.name".to_owned(),
+            message: format!("another policy has this name, at {place}"),
+        }
+    }
+
+    fn denied(&self) -> Option<Subjects> {
+        let policy = self.policy.as_ref()?;
+        (!policy.allow && !policy.audit).then(|| Subjects(policy.from.clone()))
+    }
+}
