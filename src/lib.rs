@@ -15,6 +15,7 @@ pub mod backends;
 
 // edges
 pub mod api;
+pub mod ext_proc;
 
 // below all layers
 pub mod metrics;

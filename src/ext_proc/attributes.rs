@@ -1,0 +1,223 @@
+//! From Envoy's description of a request to the core's: method, target and
+//! headers, where it goes, and the evidence of who sent it.
+//!
+//! Identity comes from what Envoy itself states (attributes) or what our own
+//! `ext_authz` sealed (a grant), never from a header. An attribute of a type that
+//! it should not have counts as one that was not sent.
+
+use std::borrow::Cow;
+
+use envoy_types::pb::{
+    envoy::config::core::v3::HeaderValue,
+    google::protobuf::{Struct, Value, value::Kind},
+};
+
+use super::RequestHeaders;
+use crate::{
+    api,
+    identity::{Evidence, GrantError, GrantScope, IdentityError, Principal},
+    operation::split_query,
+    policy::{Destination, Reason, canonical_host, canonical_path},
+    snapshot::Snapshot,
+};
+
+/// Under this name Envoy sends attributes, whatever the filter is called.
+const ATTRIBUTES: &str = "envoy.filters.http.ext_proc";
+/// Under this name our `ext_authz` leaves its dynamic metadata.
+const AUTHZ_METADATA: &str = "envoy.filters.http.ext_authz";
+const GRANT: &str = "grant";
+
+/// A request as the core sees it. What is repeated or not text is left out: it
+/// matches nothing.
+pub(super) struct Head<'a> {
+    pub(super) method: &'a str,
+    /// As sent, with query.
+    pub(super) target: &'a str,
+    pub(super) authority: &'a str,
+    /// The authority in canonical form, if it has one.
+    host: Option<Cow<'a, str>>,
+    pub(super) request_id: Option<&'a str>,
+    /// Whether errors have to be gRPC statuses.
+    pub(super) grpc: bool,
+    headers: &'a [HeaderValue],
+    attributes: Option<&'a Struct>,
+}
+
+/// Why a caller is not known.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallerError {
+    /// A grant that is not good for this request.
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+    /// No evidence, or evidence that does not hold.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+// === impl Head ===
+
+impl<'a> Head<'a> {
+    pub(super) fn new(request: &'a RequestHeaders) -> Self {
+        let headers = request.headers.headers.as_ref().map_or(&[][..], |map| &map.headers);
+        let mut head = Self {
+            method: "",
+            target: "",
+            authority: "",
+            host: None,
+            request_id: None,
+            grpc: false,
+            headers,
+            attributes: request.attributes.get(ATTRIBUTES),
+        };
+        let (mut method, mut target, mut authority) = (Once::Unset, Once::Unset, Once::Unset);
+        for (name, value) in head.headers() {
+            match name {
+                ":method" => method.set(value),
+                ":path" => target.set(value),
+                ":authority" => authority.set(value),
+                "x-request-id" => {
+                    head.request_id = api::request_id(std::str::from_utf8(value).ok());
+                }
+                "content-type" => head.grpc = is_grpc(value),
+                _ => {}
+            }
+        }
+        head.method = method.text();
+        head.target = target.text();
+        head.authority = authority.text();
+        head.host = canonical_host(head.authority).ok();
+        head
+    }
+
+    /// All headers in order, pseudo headers included.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + Clone + use<'a> {
+        self.headers.iter().map(|header| {
+            // Envoy fills `raw_value`; other data planes fill `value` for some.
+            let value = match header.raw_value.as_slice() {
+                [] => header.value.as_bytes(),
+                raw => raw,
+            };
+            (header.key.as_str(), value)
+        })
+    }
+
+    /// The host in canonical form.
+    pub(super) fn host(&self) -> Option<&str> {
+        self.host.as_deref()
+    }
+
+    /// The path without query, if it has one reading.
+    pub(super) fn path(&self) -> Option<&'a str> {
+        canonical_path(self.target).ok()
+    }
+
+    /// Where the request goes.
+    pub(super) fn destination(&self) -> Destination<'_> {
+        Destination {
+            host: self.host(),
+            cluster: self.text("xds.cluster_name"),
+            route: self.text("xds.route_name"),
+            sni: self.text("connection.requested_server_name"),
+        }
+    }
+
+    /// Who sent it. A grant and a certificate must name the same workload; the
+    /// static identity of a proxy on this host counts where neither is there.
+    pub(super) fn caller(
+        &self,
+        request: &RequestHeaders,
+        snapshot: &Snapshot,
+    ) -> Result<Principal, CallerError> {
+        let mut evidence = Evidence::default();
+        let metadata = request.metadata.as_ref();
+        let grant = metadata
+            .and_then(|metadata| metadata.filter_metadata.get(AUTHZ_METADATA))
+            .and_then(|authz| authz.fields.get(GRANT));
+        if let Some(grant) = grant {
+            let scope = GrantScope {
+                method: self.method,
+                host: self.authority,
+                path: split_query(self.target).0,
+            };
+            // What is not text is no grant, which is refused like any bad one.
+            let grant = string(grant).unwrap_or_default();
+            snapshot.grants.open(grant, scope, &mut evidence)?;
+        }
+        let mtls = matches!(self.attribute("connection.mtls"), Some(Kind::BoolValue(true)));
+        if mtls {
+            let id = self.text("connection.uri_san_peer_certificate").unwrap_or_default();
+            evidence.add_mtls(id, "");
+        }
+        // A client with a certificate is not the proxy's own workload, even if the
+        // certificate names none.
+        if evidence.is_empty()
+            && !mtls
+            && request.local
+            && let Some(id) = &snapshot.local
+        {
+            evidence.add_local(id.clone());
+        }
+        Ok(snapshot.principal(evidence)?)
+    }
+
+    fn attribute(&self, name: &str) -> Option<&'a Kind> {
+        self.attributes?.fields.get(name)?.kind.as_ref()
+    }
+
+    fn text(&self, name: &str) -> Option<&'a str> {
+        let value = self.attributes?.fields.get(name)?;
+        string(value).filter(|text| !text.is_empty())
+    }
+}
+
+/// As Envoy sees it; `application/grpc-web` is something else.
+fn is_grpc(content_type: &[u8]) -> bool {
+    let rest = content_type.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+fn string(value: &Value) -> Option<&str> {
+    match value.kind.as_ref()? {
+        Kind::StringValue(text) => Some(text),
+        Kind::NullValue(_)
+        | Kind::NumberValue(_)
+        | Kind::BoolValue(_)
+        | Kind::StructValue(_)
+        | Kind::ListValue(_) => None,
+    }
+}
+
+/// A header that may come once.
+enum Once<'a> {
+    Unset,
+    Set(&'a [u8]),
+    Repeated,
+}
+
+impl<'a> Once<'a> {
+    fn set(&mut self, value: &'a [u8]) {
+        *self = match self {
+            Self::Unset => Self::Set(value),
+            Self::Set(_) | Self::Repeated => Self::Repeated,
+        };
+    }
+
+    fn text(self) -> &'a str {
+        match self {
+            Self::Set(value) => std::str::from_utf8(value).unwrap_or_default(),
+            Self::Unset | Self::Repeated => "",
+        }
+    }
+}
+
+// === impl CallerError ===
+
+impl CallerError {
+    /// Why the caller is denied.
+    pub(super) fn reason(&self) -> Reason {
+        match self {
+            Self::Grant(_) => Reason::InvalidIdentity,
+            Self::Identity(error) => api::identity_reason(*error),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The loop of one stream: reads messages, answers them in order, and ends well
+//! only after the client did.
+//!
+//! Driven by whoever polls the response stream, without a task of its own, so
+//! that nothing can be lost between the two. Knows nothing of secrets.
+
+use std::{error::Error as _, panic::AssertUnwindSafe, sync::Arc};
+
+use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
+use futures_util::{FutureExt as _, Stream, stream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::{
+    Processor,
+    phase::{Echo, OutOfOrder, Phases, Step},
+};
+use crate::metrics::Metrics;
+
+/// One stream's loop.
+pub(super) struct Driver<P> {
+    inbound: Streaming<ProcessingRequest>,
+    processor: Arc<P>,
+    phases: Phases,
+    /// What is left of an answer in several messages.
+    echo: Option<Echo>,
+    shutdown: CancellationToken,
+    end: End,
+}
+
+/// Why a stream ends other than by half-close.
+#[derive(Debug, thiserror::Error)]
+enum Abort {
+    /// Envoy's ordinary way to end a stream.
+    #[error("stream was reset by the client")]
+    Reset,
+    /// Not a message, or one over the limit. The decoder's own words quote input.
+    #[error("message cannot be read")]
+    Unreadable(tonic::Code),
+    #[error(transparent)]
+    OutOfOrder(#[from] OutOfOrder),
+    #[error("shutting down")]
+    Shutdown,
+}
+
+/// Counts the stream when it is dropped, however that comes about.
+struct End {
+    metrics: Arc<Metrics>,
+    failed: bool,
+}
+
+// === impl Driver ===
+
+impl<P: Processor> Driver<P> {
+    pub(super) fn new(
+        inbound: Streaming<ProcessingRequest>,
+        processor: Arc<P>,
+        phases: Phases,
+        shutdown: CancellationToken,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let end = End { metrics, failed: false };
+        Self { inbound, processor, phases, echo: None, shutdown, end }
+    }
+
+    /// The answers. Whatever goes wrong, a panic included, is an error item; the
+    /// stream is over without one only after the client's half-close.
+    pub(super) fn into_stream(
+        self,
+    ) -> impl Stream<Item = Result<ProcessingResponse, Status>> + Send {
+        stream::unfold(Some(self), |driver| async {
+            let mut driver = driver?;
+            // The driver is not used again after a panic, other than to be dropped.
+            let outcome = AssertUnwindSafe(driver.next()).catch_unwind().await;
+            let status = match outcome {
+                Ok(Ok(Some(answer))) => return Some((Ok(answer), Some(driver))),
+                Ok(Ok(None)) => return None,
+                Ok(Err(abort)) => driver.end.abort(abort),
+                Err(_) => driver.end.panicked(),
+            };
+            Some((Err(status), None))
+        })
+    }
+
+    /// The next answer, or none after the client's half-close.
+    async fn next(&mut self) -> Result<Option<ProcessingResponse>, Abort> {
+        loop {
+            if let Some(answer) = self.echo.as_mut().and_then(Iterator::next) {
+                return Ok(Some(answer));
+            }
+            self.echo = None;
+            let message = tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return Err(Abort::Shutdown),
+                message = self.inbound.message() => message,
+            };
+            let Some(message) = message.map_err(unreadable)? else {
+                return Ok(None);
+            };
+            match self.phases.next(message)? {
+                Step::Process(turn, request) => {
+                    let answer = self.processor.on_request_headers(*request).await;
+                    return Ok(Some(self.phases.answer(turn, answer)));
+                }
+                Step::Answer(answer) => return Ok(Some(*answer)),
+                Step::Echo(echo) => self.echo = Some(echo),
+                Step::Nothing => {}
+            }
+        }
+    }
+}
+
+/// Tells a transport that broke, which has a cause, from a message that cannot be
+/// decoded, which has none.
+fn unreadable(status: Status) -> Abort {
+    match status.source() {
+        Some(_) => Abort::Reset,
+        None => Abort::Unreadable(status.code()),
+    }
+}
+
+// === impl End ===
+
+impl End {
+    fn abort(&mut self, abort: Abort) -> Status {
+        let text = abort.to_string();
+        let status = match abort {
+            Abort::Reset => return Status::cancelled(text),
+            Abort::Unreadable(code) => Status::new(code, text),
+            Abort::OutOfOrder(_) => Status::failed_precondition(text),
+            Abort::Shutdown => Status::unavailable(text),
+        };
+        tracing::warn!(grpc.code = ?status.code(), "ext_proc stream ends with an error: {abort}");
+        self.failed = true;
+        status
+    }
+
+    fn panicked(&mut self) -> Status {
+        tracing::error!("ext_proc stream ends with an error: panic");
+        self.failed = true;
+        Status::internal("internal error")
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.metrics.ext_proc_stream(self.failed || std::thread::panicking());
+    }
+}
