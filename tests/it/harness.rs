@@ -1,0 +1,37 @@
+//! A real Envoy, the real binary and echoing upstreams, started per test.
+//!
+//! `examples/demo.rs` uses this module too, by path. Everything is bound to port 0 on
+//! loopback, and everything ends with its handle, or with the test process if that is
+//! killed first.
+
+// The paths are spelled out because a module that is included by path looks for its
+// children beside itself, and one that is included by name does not.
+#[path = "harness/certificates.rs"]
+mod certificates;
+#[path = "harness/client.rs"]
+mod client;
+#[path = "harness/envoy.rs"]
+mod envoy;
+#[path = "harness/mesh.rs"]
+mod mesh;
+#[path = "harness/process.rs"]
+mod process;
+#[path = "harness/service.rs"]
+mod service;
+#[path = "harness/upstream.rs"]
+mod upstream;
+
+pub(crate) use certificates::{Certificates, Identity};
+pub(crate) use client::{Answer, Body, Client, chunked, sized, with_trailers};
+pub(crate) use envoy::{Edit, Envoy};
+pub(crate) use mesh::{Edge, Mesh, MeshBuilder};
+pub(crate) use process::Process;
+pub(crate) use service::Service;
+pub(crate) use upstream::{Received, Upstream, sha256};
+
+use std::path::{Path, PathBuf};
+
+/// A file of this repository.
+pub(crate) fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}

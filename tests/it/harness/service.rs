@@ -1,0 +1,112 @@
+//! The real binary with a configuration of its own.
+
+use std::{ffi::OsString, fs, net::SocketAddr, path::PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Process, client::Client};
+
+/// A running `vaultmux-mesh serve`.
+pub(crate) struct Service {
+    process: Process,
+    directory: TempDir,
+    grpc: String,
+    rest: String,
+    admin: String,
+}
+
+// === impl Service ===
+
+impl Service {
+    /// Starts it with these files, of which `config.yaml` is the configuration, and
+    /// returns when all three listeners are bound. `{directory}` in it stands for the
+    /// files' directory.
+    pub(crate) async fn start(files: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().expect("make a directory");
+        for (name, text) in files {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().expect("below the directory")).expect("make it");
+            let here = directory.path().to_str().expect("a plain path");
+            fs::write(path, text.replace("{directory}", here)).expect("write a file");
+        }
+        let config = directory.path().join("config.yaml");
+        let arguments: Vec<OsString> = vec!["serve".into(), "--config".into(), config.into()];
+        let process = Process::start(binary().as_os_str(), &arguments).await;
+        let grpc = bound(&process, "grpc").await;
+        let rest = bound(&process, "rest").await;
+        let admin = bound(&process, "admin").await;
+        Self { process, directory, grpc, rest, admin }
+    }
+
+    /// Where gRPC listens: `ip:port` or `unix:/path`.
+    pub(crate) fn grpc(&self) -> &str {
+        &self.grpc
+    }
+
+    /// Where REST listens.
+    pub(crate) fn rest(&self) -> SocketAddr {
+        self.rest.parse().expect("REST listens on a port")
+    }
+
+    /// A client of the REST API, past any proxy.
+    pub(crate) fn rest_client(&self) -> Client {
+        Client::plain(self.rest())
+    }
+
+    /// A client of the admin listener.
+    pub(crate) fn admin_client(&self) -> Client {
+        Client::plain(self.admin.parse().expect("admin listens on a port"))
+    }
+
+    /// A file that was given to [`Service::start`].
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// All log lines so far.
+    pub(crate) fn logs(&self) -> Vec<String> {
+        self.process.stderr()
+    }
+
+    /// All that went to standard output: the audit stream, if configured there.
+    pub(crate) fn stdout(&self) -> Vec<String> {
+        self.process.stdout()
+    }
+
+    /// Asks it to stop, without waiting.
+    pub(crate) fn terminate(&self) {
+        self.process.signal("TERM");
+    }
+
+    /// Waits for it to end by itself.
+    pub(crate) async fn exit_code(&mut self) -> i32 {
+        self.process.exit_code().await
+    }
+
+    /// Ends it without warning.
+    pub(crate) async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+}
+
+fn binary() -> PathBuf {
+    // Cargo tells tests where the binary is, and examples nothing: theirs is one up.
+    match option_env!("CARGO_BIN_EXE_vaultmux-mesh") {
+        Some(path) => path.into(),
+        None => {
+            let example = std::env::current_exe().expect("know our own path");
+            let profile = example.parent().and_then(|directory| directory.parent());
+            profile.expect("below the target directory").join("vaultmux-mesh")
+        }
+    }
+}
+
+async fn bound(process: &Process, listener: &str) -> String {
+    let address = |line: &str| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let listening = line["message"] == "listening" && line["listener"] == listener;
+        listening.then(|| line["address"].as_str().map(str::to_owned)).flatten()
+    };
+    process.wait_stderr(&format!("`listening` line of {listener}"), address).await
+}
