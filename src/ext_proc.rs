@@ -32,7 +32,7 @@ use envoy_types::pb::{
 };
 use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming, async_trait, transport::server::UdsConnectInfo};
+use tonic::{Request, Response, Status, Streaming, async_trait};
 
 pub use self::request::SecretProcessor;
 use crate::{metrics::Metrics, snapshot::Current};
@@ -80,8 +80,6 @@ pub struct RequestHeaders {
     pub attributes: HashMap<String, Struct>,
     /// What filters before this one said, by their names.
     pub metadata: Option<Metadata>,
-    /// Whether the proxy is on this host: it called over loopback or a unix socket.
-    pub local: bool,
 }
 
 /// What becomes of a request. Without `Debug`, since mutations carry secrets.
@@ -145,21 +143,13 @@ impl<P: Processor> ExternalProcessor for ExtProc<P> {
         &self,
         request: Request<Streaming<ProcessingRequest>>,
     ) -> Result<Response<Self::ProcessStream>, Status> {
-        let local = is_local(&request);
         let driver = stream::Driver::new(
             request.into_inner(),
             Arc::clone(&self.processor),
-            phase::Phases::new(self.mode_override, local),
+            phase::Phases::new(self.mode_override),
             self.shutdown.clone(),
             Arc::clone(&self.metrics),
         );
         Ok(Response::new(Box::pin(driver.into_stream())))
-    }
-}
-
-fn is_local<T>(request: &Request<T>) -> bool {
-    match request.remote_addr() {
-        Some(address) => address.ip().to_canonical().is_loopback(),
-        None => request.extensions().get::<UdsConnectInfo>().is_some(),
     }
 }

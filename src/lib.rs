@@ -14,8 +14,22 @@ pub mod snapshot;
 pub mod backends;
 
 // edges
+pub mod admin;
 pub mod api;
+pub mod cli;
+pub mod ext_authz;
 pub mod ext_proc;
+pub mod rest;
+
+// wiring
+pub mod app;
+pub mod config;
+
+#[cfg(test)]
+mod fixture;
 
 // below all layers
 pub mod metrics;
+pub mod net;
+pub mod readiness;
+pub mod telemetry;

@@ -1,3 +1,10 @@
 //! The `vaultmux-mesh` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use vaultmux_mesh::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

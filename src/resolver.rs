@@ -15,8 +15,9 @@ use tokio::time::{Instant, timeout_at};
 
 pub use self::cache::CacheSettings;
 use self::cache::{Cache, Key, Lookup};
+pub use crate::backends::BackendError;
 use crate::{
-    backends::{BackendError, SecretBackend},
+    backends::SecretBackend,
     metrics::{CacheLookup, Metrics},
     policy::{CollectionPermit, Permit, Verb},
     secret::{BackendName, SecretName, SecretRecord, SecretRef, SecretValue},
@@ -315,3 +316,6 @@ fn log_failure(
         "call to backend failed: {error}"
     );
 }
+
+#[cfg(test)]
+mod tests;

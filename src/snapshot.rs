@@ -3,7 +3,7 @@
 //! Edges load the current snapshot once per request, so that a decision never
 //! mixes two configurations.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
 
@@ -35,11 +35,28 @@ pub struct Snapshot {
     pub secret_routes: SecretRoutes,
     /// Secrets put into requests without a reference.
     pub injections: Arc<[Injection]>,
+    /// Bounds on work and memory.
+    pub limits: Limits,
+}
+
+/// Bounds on work and memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest REST request body, in bytes.
+    pub request_body: usize,
+    /// Longest call to a store.
+    pub backend_timeout: Duration,
 }
 
 /// The snapshot in force; cheap to share and to read.
 #[derive(Clone)]
 pub struct Current(Arc<ArcSwap<Snapshot>>);
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { request_body: 1 << 20, backend_timeout: Duration::from_secs(5) }
+    }
+}
 
 // === impl Snapshot ===
 

@@ -8,10 +8,9 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use crate::{
-    backends::BackendError,
     operation::InvalidOperation,
     policy::{DecisionId, Denial, Reason},
-    resolver::ResolveError,
+    resolver::{BackendError, ResolveError},
     secret::InvalidReference,
 };
 
@@ -135,6 +134,12 @@ impl Problem {
         Self { code, error, decision_id: None, allow: None, retry_after: None }
     }
 
+    /// A method that does nothing here; `allow` lists those that do.
+    #[must_use]
+    pub fn not_allowed(allow: &'static str) -> Self {
+        Self { allow: Some(allow), ..Self::new(ProblemCode::MethodNotAllowed) }
+    }
+
     /// The code.
     #[must_use]
     pub fn code(&self) -> ProblemCode {
@@ -201,9 +206,7 @@ impl From<InvalidReference> for Problem {
 impl From<InvalidOperation> for Problem {
     fn from(error: InvalidOperation) -> Self {
         match error {
-            InvalidOperation::Method { allow } => {
-                Self { allow: Some(allow), ..Self::new(ProblemCode::MethodNotAllowed) }
-            }
+            InvalidOperation::Method { allow } => Self::not_allowed(allow),
             InvalidOperation::Reference(error) => error.into(),
             InvalidOperation::Parameter(_) => {
                 Self::with_error(ProblemCode::MalformedRequest, error.to_string())

@@ -13,10 +13,9 @@ use super::{
     problem::{Problem, ProblemCode},
 };
 use crate::{
-    backends::BackendError,
     identity::Principal,
     policy::{Denial, Permit, Verb},
-    resolver::ResolveError,
+    resolver::{BackendError, ResolveError},
     secret::{BackendName, NameEncoding, SecretRecord, SecretRef, SecretValue},
     snapshot::Snapshot,
 };

@@ -121,8 +121,9 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Who sent it. A grant and a certificate must name the same workload; the
-    /// static identity of a proxy on this host counts where neither is there.
+    /// Who sent it. A grant and a certificate must name the same workload. A
+    /// local identity comes by grant alone: Envoy does not tell inbound from
+    /// outbound here, and an inbound caller must not pass for the pod itself.
     pub(super) fn caller(
         &self,
         request: &RequestHeaders,
@@ -147,15 +148,6 @@ impl<'a> Head<'a> {
         if mtls {
             let id = self.text("connection.uri_san_peer_certificate").unwrap_or_default();
             evidence.add_mtls(id, "");
-        }
-        // A client with a certificate is not the proxy's own workload, even if the
-        // certificate names none.
-        if evidence.is_empty()
-            && !mtls
-            && request.local
-            && let Some(id) = &snapshot.local
-        {
-            evidence.add_local(id.clone());
         }
         Ok(snapshot.principal(evidence)?)
     }

@@ -27,7 +27,6 @@ const SLICE: usize = 60 * 1024;
 pub(super) struct Phases {
     mode_override: bool,
     /// Whether the proxy is on this host.
-    local: bool,
     /// Whether the first message was seen; it alone says how bodies are sent.
     started: bool,
     /// Envoy only shows what passes, and reads no answers.
@@ -122,10 +121,9 @@ pub(super) enum OutOfOrder {
 // === impl Phases ===
 
 impl Phases {
-    pub(super) fn new(mode_override: bool, local: bool) -> Self {
+    pub(super) fn new(mode_override: bool) -> Self {
         Self {
             mode_override,
-            local,
             started: false,
             observed: false,
             responded: false,
@@ -158,7 +156,6 @@ impl Phases {
                     headers,
                     attributes: message.attributes,
                     metadata: message.metadata_context,
-                    local: self.local,
                 };
                 Ok(Step::Process(HeadersTurn(()), Box::new(request)))
             }

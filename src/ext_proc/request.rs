@@ -17,11 +17,10 @@ use super::{
 };
 use crate::{
     api::{self, Api, ApiRequest, Problem, ProblemCode},
-    backends::BackendError,
     identity::Principal,
     metrics::{Edge, Metrics},
     policy::{DecisionId, Denial, Permit, Reason},
-    resolver::ResolveError,
+    resolver::{BackendError, ResolveError},
     secret::{SecretRecord, SecretRef},
     snapshot::{Current, Snapshot},
 };

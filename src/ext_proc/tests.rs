@@ -109,6 +109,7 @@ fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
             SecretRoute::new(&["vaultmux.*".to_owned()], "/v1/secrets").expect("valid"),
         ]),
         injections: Arc::new([injection]),
+        limits: crate::snapshot::Limits::default(),
     }
 }
 

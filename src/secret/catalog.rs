@@ -40,7 +40,7 @@ pub struct NameRoute {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CatalogError {
     /// `default_backend` is not configured.
-    #[error("default_backend {0:?} is not one of the backends")]
+    #[error("{0:?} is not one of the backends")]
     UnknownDefault(String),
     /// A route leads to a backend that is not configured.
     #[error("route {prefix:?} leads to backend {backend:?}, which is not one of the backends")]

@@ -1,6 +1,8 @@
-//! Tests from outside: the real binary, mostly behind a real Envoy.
+//! The program from outside: its commands, its listeners, a real Envoy in front.
 
+mod cli;
 mod demo;
+mod descriptors;
 mod envoy_authz;
 mod envoy_bodies;
 mod envoy_failure;
@@ -10,3 +12,4 @@ mod envoy_sidecar;
 mod envoy_traps;
 mod harness;
 mod stub;
+mod tidy;

@@ -1,3 +1,5 @@
+//! Message sequences of every shape, against what Envoy accepts.
+
 use envoy_types::pb::envoy::service::ext_proc::v3::{
     HeaderMutation, HttpHeaders, HttpTrailers, ImmediateResponse,
 };
@@ -53,7 +55,7 @@ fn answers(
 }
 
 fn run(messages: Vec<ProcessingRequest>) -> Result<Vec<ProcessingResponse>, OutOfOrder> {
-    let mut phases = Phases::new(false, false);
+    let mut phases = Phases::new(false);
     let mut all = Vec::new();
     for message in messages {
         all.extend(answers(&mut phases, message)?);
@@ -237,7 +239,7 @@ fn observed_streams_are_never_answered() {
 
 #[test]
 fn nothing_follows_an_immediate_response() {
-    let mut phases = Phases::new(true, false);
+    let mut phases = Phases::new(true);
     let step = phases.next(first(request_headers(), STREAMED, NONE)).expect("in order");
     let Step::Process(turn, _) = step else { panic!("headers are processed") };
     let answer = phases.answer(turn, HeadersAnswer::Respond(ImmediateResponse::default()));
@@ -259,7 +261,7 @@ fn only_the_first_message_sets_the_modes() {
 #[test]
 fn override_asks_for_nothing_more_where_envoy_heeds_it() {
     let overridden = |enabled, protocol| {
-        let mut phases = Phases::new(enabled, false);
+        let mut phases = Phases::new(enabled);
         let first = ProcessingRequest { protocol_config: protocol, ..message(request_headers()) };
         let Ok(Step::Process(turn, _)) = phases.next(first) else { panic!("headers first") };
         phases.answer(turn, HeadersAnswer::Mutate(HeaderMutation::default())).mode_override
@@ -322,7 +324,7 @@ proptest! {
         request_mode in prop_oneof![0..6_i32, Just(NEWER)],
         response_mode in prop_oneof![0..6_i32, Just(NEWER)],
     ) {
-        let mut phases = Phases::new(true, false);
+        let mut phases = Phases::new(true);
         let mut ends = [0, 0];
         for (at, request) in messages.into_iter().enumerate() {
             let message = match (at, request.clone()) {

@@ -1,3 +1,5 @@
+//! References in header values: what is refused, and what is rewritten.
+
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use proptest::prelude::*;
 

@@ -86,13 +86,13 @@ async fn grant_or_certificate_or_both_prove_a_caller() {
 }
 
 #[tokio::test]
-async fn static_identity_is_for_callers_that_show_nothing_else() {
+async fn static_identity_never_counts_here() {
     let local = SpiffeId::parse(API).expect("valid");
     let service = Service::start_with(|snapshot| snapshot.local = Some(local)).await;
     let cases = [
-        (200, read(HashMap::new())),
+        // An inbound caller without certificate must not pass for the pod itself.
+        (401, read(HashMap::new())),
         (403, read(certificate(OTHER, Kind::BoolValue(true)))),
-        // A client certificate without name is not the proxy's own workload.
         (401, read(attributes_of([("connection.mtls", Kind::BoolValue(true))]))),
         (403, granted(Kind::StringValue("a.b.c".into()))),
     ];

@@ -1,0 +1,196 @@
+//! Puts everything together: builds the snapshot, binds the listeners, serves,
+//! reloads, drains. The only module that may name every other.
+
+mod build;
+mod grpc;
+mod reload;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinSet},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::reload::Reloader;
+use crate::{
+    admin,
+    config::{Address, Config, Environment, Mode},
+    metrics::Metrics,
+    net::Bound,
+    readiness::Readiness,
+    rest::{Rest, RestSettings},
+    snapshot::Current,
+    telemetry::LogLevel,
+};
+
+pub use self::build::{BuildError, load_policies};
+
+/// How long streams have to tell their end once the grace is over.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// A running service.
+pub struct App {
+    addresses: Addresses,
+    readiness: Readiness,
+    reloader: Reloader,
+    servers: JoinSet<anyhow::Result<()>>,
+    stop: watch::Sender<bool>,
+    cut_off: CancellationToken,
+    grace: Duration,
+}
+
+/// Where the listeners are.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// `ext_authz`, `ext_proc`, health and reflection.
+    pub grpc: Address,
+    /// The REST API.
+    pub rest: Address,
+    /// Probes and metrics.
+    pub admin: Address,
+}
+
+// === impl App ===
+
+impl App {
+    /// Builds the service and starts serving. Returns once every listener is up.
+    ///
+    /// # Errors
+    /// One line that says what cannot be used: a policy, a store's settings, a
+    /// certificate, an address.
+    pub async fn start(
+        config: Config,
+        environment: Environment,
+        log_level: LogLevel,
+    ) -> anyhow::Result<Self> {
+        announce(&config);
+        let metrics = Arc::new(Metrics::default());
+        let readiness = Readiness::default();
+        let built = build::first(&config, Arc::clone(&metrics)).await?;
+        let current = Current::new(built.snapshot.clone());
+
+        let listeners = &config.listeners;
+        let grpc = Bound::new(&listeners.grpc, &["h2"]).await.context("listeners.grpc")?;
+        let rest =
+            Bound::new(&listeners.rest, &["h2", "http/1.1"]).await.context("listeners.rest")?;
+        let admin = Bound::new(&listeners.admin, &[]).await.context("listeners.admin")?;
+        let addresses = Addresses {
+            grpc: grpc.address().clone(),
+            rest: rest.address().clone(),
+            admin: admin.address().clone(),
+        };
+
+        let (stop, stopped) = watch::channel(false);
+        let stopped = || {
+            let mut stopped = stopped.clone();
+            async move {
+                let _ = stopped.wait_for(|stop| *stop).await;
+            }
+        };
+        let cut_off = CancellationToken::new();
+        let mut servers = JoinSet::new();
+        let grpc_server = grpc::Grpc::new(
+            current.clone(),
+            Arc::clone(&metrics),
+            config.ext_proc,
+            cut_off.clone(),
+        );
+        servers.spawn(grpc_server.serve(grpc.accept(), stopped()));
+
+        let settings = RestSettings {
+            local_listener: addresses.rest.is_local(),
+            default_backend: config.default_backend().to_owned(),
+        };
+        let router = Rest::new(current.clone(), Arc::clone(&metrics), settings).into_router();
+        let server = axum::serve(rest.accept(), router).with_graceful_shutdown(stopped());
+        servers.spawn(async { server.await.context("REST listener") });
+
+        let router = admin::router(Arc::clone(&metrics), readiness.clone());
+        let server = axum::serve(admin.accept(), router).with_graceful_shutdown(stopped());
+        servers.spawn(async { server.await.context("admin listener") });
+
+        for (listener, address) in
+            [("grpc", &addresses.grpc), ("rest", &addresses.rest), ("admin", &addresses.admin)]
+        {
+            tracing::info!(listener, %address, "listening");
+        }
+        readiness.ready();
+        let grace = config.shutdown_grace;
+        let reloader = Reloader::new(config, environment, built, current, metrics, log_level);
+        Ok(Self { addresses, readiness, reloader, servers, stop, cut_off, grace })
+    }
+
+    /// Where the listeners are.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Serves and reloads until `shutdown` completes, then drains: stops
+    /// accepting, finishes what is in flight within the configured grace.
+    ///
+    /// # Errors
+    /// A listener that failed.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let failed = tokio::select! {
+            () = shutdown => None,
+            () = self.reloader.run() => None,
+            ended = self.servers.join_next() => ended,
+        };
+        self.readiness.draining();
+        let _ = self.stop.send(true);
+        if let Some(ended) = failed {
+            return flatten(ended);
+        }
+        tracing::info!(grace_s = self.grace.as_secs_f64(), "draining");
+        let drain = async {
+            while let Some(ended) = self.servers.join_next().await {
+                flatten(ended)?;
+            }
+            anyhow::Ok(())
+        };
+        tokio::pin!(drain);
+        match timeout(self.grace, &mut drain).await {
+            Ok(drained) => drained?,
+            Err(_) => {
+                tracing::warn!("grace is over, requests in flight are cut off");
+                // A stream must end with an error, not by its connection's end.
+                self.cut_off.cancel();
+                let _ = timeout(LAST_WORDS, drain).await;
+            }
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+fn flatten(ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Result<()> {
+    ended.context("a listener panicked")?
+}
+
+/// Says at start what an operator must know about the chosen mode.
+fn announce(config: &Config) {
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, mode = ?config.mode, "starting");
+    match config.mode {
+        Mode::Development => tracing::warn!(
+            "DEVELOPMENT MODE: secrets may be kept in memory or files, never use this in production"
+        ),
+        Mode::Cluster if config.policies.is_empty() => {
+            tracing::warn!("no policies are configured: every request is denied");
+        }
+        Mode::Cluster | Mode::Sidecar => {}
+    }
+    let grpc = &config.listeners.grpc;
+    if !grpc.address.is_local() && grpc.tls.as_ref().is_none_or(|tls| tls.client_ca_file.is_none())
+    {
+        tracing::warn!(
+            "listeners.grpc is open beyond this machine without client certificates: whoever \
+             reaches it can claim any identity; set tls.client_ca_file or use a unix socket"
+        );
+    }
+}

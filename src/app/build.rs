@@ -1,0 +1,153 @@
+//! From checked settings to a snapshot.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    backends::{self, SecretBackend},
+    config::{BackendSettings, Config, IdentityConfig, Mode},
+    identity::{GrantError, GrantKeys},
+    metrics::Metrics,
+    policy::{LoadFailure, Policies, PolicySet},
+    resolver::Resolver,
+    secret::BackendName,
+    snapshot::Snapshot,
+};
+
+/// A snapshot, and what the next reload compares with.
+pub(super) struct Built {
+    pub(super) snapshot: Snapshot,
+    pub(super) policies: Policies,
+}
+
+/// Settings that turned out not to be usable.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Policies that cannot be used; each problem is a line.
+    #[error("{0}")]
+    Policies(LoadFailure),
+    /// A store that cannot be opened.
+    #[error("backends.{backend}: {message}")]
+    Backend {
+        /// Which store.
+        backend: BackendName,
+        /// Why not.
+        message: String,
+    },
+    /// A grant key file that cannot be used.
+    #[error("identity.grant.key_file {path}: {message}")]
+    GrantKeys {
+        /// Which file.
+        path: String,
+        /// Why not.
+        message: String,
+    },
+    /// No random key for grants.
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+}
+
+/// Builds the snapshot of a start.
+pub(super) async fn first(config: &Config, metrics: Arc<Metrics>) -> Result<Built, BuildError> {
+    let policies = load_policies(config).map_err(BuildError::Policies)?;
+    let resolver = resolver(config, Arc::clone(&metrics)).await?;
+    let grants = Arc::new(grant_keys(&config.identity)?);
+    let set = PolicySet::compile(&policies, 1);
+    log_generation(&set);
+    metrics.reload(Some(1));
+    let snapshot = snapshot(config, set, resolver, grants);
+    Ok(Built { snapshot, policies })
+}
+
+pub(super) fn snapshot(
+    config: &Config,
+    policies: PolicySet,
+    resolver: Resolver,
+    grants: Arc<GrantKeys>,
+) -> Snapshot {
+    Snapshot {
+        catalog: Arc::clone(&config.catalog),
+        policies: Arc::new(policies),
+        resolver,
+        trust_domains: config.identity.trust_domains.clone().into(),
+        local: config.identity.local.clone(),
+        grants,
+        secret_routes: config.secret_routes.clone(),
+        injections: Arc::clone(&config.injections),
+        limits: config.limits,
+    }
+}
+
+pub(super) fn log_generation(set: &PolicySet) {
+    let generation = set.generation();
+    tracing::info!(
+        policy.generation = generation.number,
+        policy.hash = %generation.hash,
+        "policies in force"
+    );
+}
+
+/// Reads the policies that a configuration names, or implies.
+///
+/// # Errors
+/// Every problem in every file.
+pub fn load_policies(config: &Config) -> Result<Policies, LoadFailure> {
+    if let Some(text) = config.embedded_policies {
+        let source = ("(--dev) policies".into(), text.to_owned());
+        return Policies::parse(&[source], &config.catalog);
+    }
+    match (&config.identity.local, config.mode) {
+        // The cloud store's own IAM is the boundary; the pod is the only caller.
+        (Some(local), Mode::Sidecar) if config.policies.is_empty() => {
+            Ok(Policies::sidecar_default(&local.service_account))
+        }
+        _ => crate::policy::load(&config.policies, &config.catalog),
+    }
+}
+
+pub(super) fn grant_keys(identity: &IdentityConfig) -> Result<GrantKeys, BuildError> {
+    let ttl = identity.grant.ttl;
+    let Some(path) = &identity.grant.key_file else { return Ok(GrantKeys::random(ttl)?) };
+    let failed =
+        |message: String| BuildError::GrantKeys { path: path.display().to_string(), message };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let text = zeroize::Zeroizing::new(text);
+    GrantKeys::parse(&text, ttl).map_err(|error| failed(error.to_string()))
+}
+
+pub(super) async fn resolver(
+    config: &Config,
+    metrics: Arc<Metrics>,
+) -> Result<Resolver, BuildError> {
+    let mut stores: HashMap<BackendName, Arc<dyn SecretBackend>> = HashMap::new();
+    for (name, settings) in &config.backends {
+        let store = open(settings, config)
+            .await
+            .map_err(|message| BuildError::Backend { backend: name.clone(), message })?;
+        tracing::info!(secret.backend = %name, kind = settings.kind(), "backend configured");
+        stores.insert(name.clone(), store);
+    }
+    Ok(Resolver::new(stores, config.cache, config.limits.backend_timeout, metrics))
+}
+
+async fn open(
+    settings: &BackendSettings,
+    config: &Config,
+) -> Result<Arc<dyn SecretBackend>, String> {
+    match settings {
+        BackendSettings::Memory { secrets } => {
+            let secrets = secrets.iter().map(|(name, value)| (name.clone(), value.value().clone()));
+            Ok(Arc::new(backends::memory::MemoryBackend::new(secrets)))
+        }
+        BackendSettings::File { path } => {
+            let opened = backends::file::FileBackend::open(path);
+            let opened = opened.map_err(|error| format!("{}: {error}", path.display()))?;
+            Ok(Arc::new(opened))
+        }
+        #[cfg(feature = "aws")]
+        BackendSettings::Aws(settings) => {
+            let timeout = config.limits.backend_timeout;
+            let connected = backends::aws::AwsBackend::connect(settings.clone(), timeout).await;
+            Ok(Arc::new(connected.map_err(|error| error.to_string())?))
+        }
+    }
+}

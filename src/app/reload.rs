@@ -1,0 +1,203 @@
+//! Reads configuration and policies again when they change, and swaps them whole.
+//!
+//! What cannot be used leaves the last good snapshot in force, with one addition:
+//! subjects of a Deny policy that cannot be read are denied until it can.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+
+use super::build::{self, Built};
+use crate::{
+    config::{Config, Environment},
+    metrics::Metrics,
+    policy::{Policies, PolicySet},
+    snapshot::Current,
+    telemetry::LogLevel,
+};
+
+/// Changes that come together are read together: an editor or a ConfigMap update
+/// touches several files.
+const QUIET: Duration = Duration::from_millis(200);
+
+pub(super) struct Reloader {
+    config: Config,
+    environment: Environment,
+    current: Current,
+    metrics: Arc<Metrics>,
+    log_level: LogLevel,
+    /// The policies of the last load that could be used.
+    policies: Policies,
+    generation: u64,
+}
+
+// === impl Reloader ===
+
+impl Reloader {
+    pub(super) fn new(
+        config: Config,
+        environment: Environment,
+        built: Built,
+        current: Current,
+        metrics: Arc<Metrics>,
+        log_level: LogLevel,
+    ) -> Self {
+        let policies = built.policies;
+        Self { config, environment, current, metrics, log_level, policies, generation: 1 }
+    }
+
+    /// Reloads on SIGHUP and on changes of the files; never returns.
+    pub(super) async fn run(&mut self) {
+        let (sender, mut changes) = mpsc::channel(1);
+        let watched = self.watched();
+        // Held for as long as we run: dropping it ends the watch.
+        let watcher = watch(&watched, sender);
+        if let Err(error) = &watcher {
+            tracing::warn!(%error, "files cannot be watched, send SIGHUP after a change");
+        }
+        let mut hangup = signal(SignalKind::hangup()).expect("SIGHUP can be caught");
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {}
+                Some(()) = changes.recv() => {
+                    let mut quiet = Instant::now() + QUIET;
+                    while let Ok(Some(())) = timeout_at(quiet, changes.recv()).await {
+                        quiet = Instant::now() + QUIET;
+                    }
+                }
+            }
+            self.reload().await;
+        }
+    }
+
+    fn watched(&self) -> BTreeSet<PathBuf> {
+        // Directories, not files: a ConfigMap is updated by renaming a link that
+        // stands beside the file.
+        let parent = |path: &Path| match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let mut directories: BTreeSet<_> = self.config.path.iter().map(|p| parent(p)).collect();
+        for path in &self.config.policies {
+            directories.insert(if path.is_dir() { path.clone() } else { parent(path) });
+        }
+        if let Some(path) = &self.config.identity.grant.key_file {
+            directories.insert(parent(path));
+        }
+        directories
+    }
+
+    pub(super) async fn reload(&mut self) {
+        match self.try_reload().await {
+            Ok(()) => self.metrics.reload(Some(self.generation)),
+            Err(error) => {
+                self.metrics.reload(None);
+                // A line each, so that none is lost in a long one.
+                for line in error.lines() {
+                    tracing::error!("reload refused, last good configuration stays: {line}");
+                }
+            }
+        }
+    }
+
+    async fn try_reload(&mut self) -> Result<(), String> {
+        let config = match &self.config.path {
+            Some(path) => {
+                Config::load(path, &self.environment).map_err(|error| error.to_string())?
+            }
+            None => self.config.clone(),
+        };
+        self.warn_of_restart(&config);
+        let policies = match build::load_policies(&config) {
+            Ok(policies) => policies,
+            Err(failure) => {
+                self.deny(&failure.denied);
+                return Err(failure.to_string());
+            }
+        };
+        let before = self.current.load_full();
+        let same_stores = config.backends == self.config.backends
+            && config.cache == self.config.cache
+            && config.limits == self.config.limits;
+        let resolver = match same_stores {
+            true => before.resolver.clone(),
+            false => build::resolver(&config, Arc::clone(&self.metrics))
+                .await
+                .map_err(|error| error.to_string())?,
+        };
+        // A random key is kept, or grants in flight would be refused.
+        let random_before = self.config.identity.grant.key_file.is_none();
+        let grants = match config.identity.grant == self.config.identity.grant && random_before {
+            true => Arc::clone(&before.grants),
+            false => {
+                Arc::new(build::grant_keys(&config.identity).map_err(|error| error.to_string())?)
+            }
+        };
+        self.log_level.set(&config.log.level).map_err(|error| error.to_string())?;
+        self.generation += 1;
+        let set = PolicySet::compile(&policies, self.generation);
+        build::log_generation(&set);
+        self.current.store(build::snapshot(&config, set, resolver, grants));
+        self.policies = policies;
+        self.config = config;
+        Ok(())
+    }
+
+    /// Keeps the last good policies, but denies these subjects everything.
+    fn deny(&mut self, denied: &[crate::policy::Subjects]) {
+        let before = self.current.load_full();
+        self.generation += 1;
+        let set = PolicySet::compile_denying(&self.policies, denied, self.generation);
+        let mut snapshot = (*before).clone();
+        snapshot.policies = Arc::new(set);
+        self.current.store(snapshot);
+    }
+
+    fn warn_of_restart(&self, config: &Config) {
+        let mut changed = Vec::new();
+        if config.mode != self.config.mode {
+            changed.push("mode");
+        }
+        if config.listeners != self.config.listeners {
+            changed.push("listeners");
+        }
+        if config.ext_proc != self.config.ext_proc {
+            changed.push("ext_proc.message_budget or mode_override");
+        }
+        if config.log.format != self.config.log.format {
+            changed.push("telemetry.log.format");
+        }
+        if !changed.is_empty() {
+            tracing::warn!(keys = changed.join(", "), "these changes need a restart");
+        }
+    }
+}
+
+fn watch(
+    directories: &BTreeSet<PathBuf>,
+    sender: mpsc::Sender<()>,
+) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let changed = event.is_ok_and(|event| {
+            matches!(event.kind, EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_))
+        });
+        if changed {
+            // Full means that a reload is due already.
+            let _ = sender.try_send(());
+        }
+    })?;
+    for directory in directories {
+        watcher.watch(directory, RecursiveMode::NonRecursive)?;
+    }
+    Ok(watcher)
+}

@@ -1,0 +1,180 @@
+//! Commands: `serve`, `check`, `can-i`.
+//!
+//! Exit codes: 0 done or yes, 1 a negative answer, 2 usage or input that cannot
+//! be used. Answers go to standard output, everything else to standard error.
+
+mod can_i;
+mod check;
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    app::App,
+    config::{Config, Environment},
+    telemetry,
+};
+
+/// Authorises Kubernetes service accounts for Envoy and resolves secrets from
+/// cloud stores.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service.
+    #[command(after_help = SERVE_HELP)]
+    Serve(Serve),
+    /// Check configuration and policies without running anything.
+    #[command(after_help = "\
+Exit codes: 0 all is well, 1 something is wrong, 2 the file cannot be read.
+
+Examples:
+  vaultmux-mesh check --config vaultmux.yaml
+  vaultmux-mesh check --config vaultmux.yaml --output json")]
+    Check(check::Check),
+    /// Ask whether a service account may do something, and which rule says so.
+    #[command(after_help = "\
+Exit codes: 0 allowed, 1 denied, 2 the question cannot be asked.
+
+Examples:
+  vaultmux-mesh can-i payments/api get payments/db --config vaultmux.yaml
+  vaultmux-mesh can-i payments/api use secret://aws-prod/shared/stripe \\
+      --cluster 'outbound|443||api.stripe.com' --host api.stripe.com --config vaultmux.yaml
+  vaultmux-mesh can-i payments/api POST http://orders.shop/orders/ --config vaultmux.yaml")]
+    CanI(Box<can_i::CanI>),
+}
+
+const SERVE_HELP: &str = "\
+Examples:
+  vaultmux-mesh serve --config vaultmux.yaml
+  vaultmux-mesh serve --dev
+  VAULTMUX_BACKEND=awssecrets AWS_REGION=eu-central-1 vaultmux-mesh serve
+
+Environment, as vaultmux-server reads it (used when --config is not given):
+  VAULTMUX_BACKEND  awssecrets
+  VAULTMUX_PREFIX   put before every name; vaultmux/ if unset
+  AWS_REGION        region of the store
+  AWS_ENDPOINT      another endpoint than the region's own
+  PORT              REST port on 127.0.0.1; 8080 if unset";
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", conflicts_with = "dev")]
+    config: Option<PathBuf>,
+    /// Run with an embedded memory backend and sample policies, on loopback.
+    #[arg(long)]
+    dev: bool,
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// How a command ended, other than by failing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Yes,
+    No,
+}
+
+// === impl Cli ===
+
+impl Cli {
+    /// Runs the command to its end.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        // Fails only if a provider is installed already: then that one is used.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let answer = match self.command {
+            Command::Serve(serve) => serve.run(),
+            Command::Check(check) => check.run(),
+            Command::CanI(question) => question.run(),
+        };
+        match answer {
+            Ok(Answer::Yes) => ExitCode::SUCCESS,
+            Ok(Answer::No) => ExitCode::from(1),
+            Err(error) => {
+                // Causes on the same line: what, where and why belong together.
+                let _ = writeln!(std::io::stderr(), "error: {error:#}");
+                ExitCode::from(2)
+            }
+        }
+    }
+}
+
+// === impl Serve ===
+
+impl Serve {
+    fn run(self) -> anyhow::Result<Answer> {
+        let environment = Environment::of_process();
+        let config = match &self.config {
+            Some(path) => Config::load(path, &environment)?,
+            None if self.dev => Config::development(&environment),
+            None => environment.config()?.context(
+                "nothing to serve: give --config FILE, or --dev to try it out, \
+                 or set VAULTMUX_BACKEND",
+            )?,
+        };
+        let log_level = telemetry::start(&config.log)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let app = App::start(config, environment, log_level).await?;
+            if self.dev {
+                greet(&app);
+            }
+            app.run(async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            })
+            .await
+        })?;
+        Ok(Answer::Yes)
+    }
+}
+
+/// Tells a new user what to try.
+fn greet(app: &App) {
+    let addresses = app.addresses();
+    let _ = writeln!(
+        std::io::stderr(),
+        "\nTry:\n  curl -s http://{rest}/v1/secrets\n  \
+         curl -s http://{rest}/v1/secrets/development/api-key\n  \
+         curl -s http://{rest}/v1/secrets/shared/stripe    # denied: no policy allows it\n  \
+         curl -s http://{admin}/metrics\n",
+        rest = addresses.rest,
+        admin = addresses.admin,
+    );
+}
+
+/// Loads a configuration for a command that needs one, whether by file or not.
+fn load(path: &Path) -> anyhow::Result<Config> {
+    Ok(Config::load(path, &Environment::of_process())?)
+}
+
+/// Writes an answer; a reader that went away is no error.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

@@ -1,0 +1,102 @@
+//! `check`: is this configuration, with its policies, one that `serve` would run?
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Answer, Output, print};
+use crate::{
+    app::load_policies,
+    config::{Config, Environment, Mode},
+    policy::PolicySet,
+    telemetry,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// How to print the findings.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+// === impl Check ===
+
+impl Check {
+    pub(super) fn run(self) -> anyhow::Result<Answer> {
+        // A file that is not there is a wrong command, not a wrong configuration.
+        std::fs::metadata(&self.config)
+            .map_err(|error| anyhow::anyhow!("{}: {error}", self.config.display()))?;
+        let (errors, warnings, summary) = self.findings();
+        match self.output {
+            Output::Json => {
+                let findings =
+                    json!({"valid": errors.is_empty(), "errors": errors, "warnings": warnings});
+                print(&findings.to_string());
+            }
+            Output::Text => {
+                errors.iter().for_each(|error| print(&format!("error: {error}")));
+                warnings.iter().for_each(|warning| print(&format!("warning: {warning}")));
+                summary.iter().for_each(|summary| print(summary));
+            }
+        }
+        Ok(if errors.is_empty() { Answer::Yes } else { Answer::No })
+    }
+
+    fn findings(&self) -> (Vec<String>, Vec<String>, Option<String>) {
+        let environment = Environment::of_process();
+        let config = match Config::load(&self.config, &environment) {
+            Ok(config) => config,
+            Err(error) => return (vec![error.to_string()], vec![], None),
+        };
+        let mut errors = Vec::new();
+        let mut warnings = Vec::new();
+        if let Err(error) = telemetry::parse_level(&config.log.level) {
+            errors.push(error.to_string());
+        }
+        let listeners = [&config.listeners.grpc, &config.listeners.rest];
+        for tls in listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
+            if let Err(error) = crate::net::check_tls(tls) {
+                errors.push(error.to_string());
+            }
+        }
+        if let Some(path) = &config.identity.grant.key_file
+            && let Err(error) = std::fs::metadata(path)
+        {
+            errors.push(format!("identity.grant.key_file {}: {error}", path.display()));
+        }
+        let summary = match load_policies(&config) {
+            Err(failure) => {
+                errors.extend(failure.to_string().lines().map(str::to_owned));
+                None
+            }
+            Ok(policies) => {
+                let set = PolicySet::compile(&policies, 1);
+                Some(format!(
+                    "{}: ok, {} backends, {} policies ({})",
+                    self.config.display(),
+                    config.backends.len(),
+                    policies.len(),
+                    set.generation().hash
+                ))
+            }
+        };
+        if config.mode == Mode::Cluster && config.policies.is_empty() {
+            warnings.push("no policies are configured: every request is denied".to_owned());
+        }
+        let grpc = &config.listeners.grpc;
+        let authenticated = grpc.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
+        if !grpc.address.is_local() && !authenticated {
+            warnings.push(
+                "listeners.grpc is open beyond this machine without client certificates: \
+                 whoever reaches it can claim any identity"
+                    .to_owned(),
+            );
+        }
+        let summary = summary.filter(|_| errors.is_empty());
+        (errors, warnings, summary)
+    }
+}

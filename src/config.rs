@@ -1,0 +1,164 @@
+//! Checked settings: from a YAML file, from the environment as vaultmux-server
+//! read it, or the built-in development setup.
+//!
+//! Only `app` and `cli` use this module, and only this module reads the
+//! environment. Every error is one line that names file, line and key.
+
+mod backend;
+mod environment;
+mod error;
+mod ext_proc;
+mod file;
+mod identity;
+mod listener;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+pub use self::{
+    backend::{BackendSettings, ConfiguredSecret},
+    environment::Environment,
+    error::ConfigError,
+    ext_proc::ExtProcConfig,
+    identity::{GrantConfig, IdentityConfig},
+    listener::{Address, ListenerConfig, Listeners, TlsConfig},
+};
+use crate::{
+    injection::Injection,
+    operation::{SECRETS_PATH, SecretRoute, SecretRoutes},
+    resolver::CacheSettings,
+    secret::{BackendName, Catalog},
+    snapshot::Limits,
+};
+
+/// How much the surroundings are trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Shared by many workloads: default deny, cloud stores only.
+    #[default]
+    Cluster,
+    /// One workload's own: loopback and unix listeners only.
+    Sidecar,
+    /// On a developer's machine: memory and file backends allowed.
+    Development,
+}
+
+/// Everything that `serve` needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from, to be watched and read again.
+    pub path: Option<PathBuf>,
+    /// How much the surroundings are trusted.
+    pub mode: Mode,
+    /// Where to listen.
+    pub listeners: Listeners,
+    /// Whose identities count.
+    pub identity: IdentityConfig,
+    /// The stores, by name.
+    pub backends: Vec<(BackendName, BackendSettings)>,
+    /// Names, references and routes of the stores.
+    pub catalog: Arc<Catalog>,
+    /// How long values are kept.
+    pub cache: CacheSettings,
+    /// Bounds on work and memory.
+    pub limits: Limits,
+    /// Policy files and directories.
+    pub policies: Vec<PathBuf>,
+    /// Policies that are built in, as YAML; the development sample.
+    pub embedded_policies: Option<&'static str>,
+    /// Where the mesh sees secret operations.
+    pub secret_routes: SecretRoutes,
+    /// How `ext_proc` behaves.
+    pub ext_proc: ExtProcConfig,
+    /// Secrets put into requests without a reference.
+    pub injections: Arc<[Injection]>,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// How long a shutdown waits for requests in flight.
+    pub shutdown_grace: Duration,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// JSON for machines, text for people.
+    pub format: LogFormat,
+    /// A level, or directives as in `info,vaultmux_mesh=debug`.
+    pub level: String,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For reading.
+    Text,
+}
+
+/// The development setup: what `serve --dev` runs.
+const DEVELOPMENT: &str = include_str!("config/development.yaml");
+/// The policies of the development setup.
+const DEVELOPMENT_POLICIES: &str = include_str!("config/development-policies.yaml");
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::default(), level: "info".to_owned() }
+    }
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads and checks a configuration file. Relative paths in it are relative
+    /// to the file.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the first thing that is wrong, as `file:line: key: why`.
+    pub fn load(path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::file(path, format!("cannot be read: {error}")))?;
+        Self::parse(&text, path, environment)
+    }
+
+    /// Checks the text of a configuration file that lies at `path`.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
+        let mut config = file::parse(text, path, environment)?;
+        config.path = Some(path.to_owned());
+        Ok(config)
+    }
+
+    /// The built-in development setup: an embedded backend and sample policies.
+    #[must_use]
+    pub fn development(environment: &Environment) -> Self {
+        let mut config = file::parse(DEVELOPMENT, Path::new("(--dev)"), environment)
+            .expect("a test loads the embedded configuration");
+        config.embedded_policies = Some(DEVELOPMENT_POLICIES);
+        config
+    }
+
+    /// The store that bare names belong to, as `/health` reports it.
+    #[must_use]
+    pub fn default_backend(&self) -> &str {
+        self.catalog.default_backend().map_or("", BackendName::as_str)
+    }
+}
+
+/// Any host, under the REST path: right where the proxy routes nothing else there.
+fn default_secret_routes() -> SecretRoutes {
+    let route = SecretRoute::new(&["vaultmux.*".to_owned(), "vaultmux".to_owned()], SECRETS_PATH);
+    SecretRoutes::new(vec![route.expect("constant route is valid")])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! The stores, by type.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, Visitor},
+};
+
+use super::{Mode, file::Context};
+use crate::secret::{NameEncoding, NameGrammar, SecretName, SecretValue};
+
+/// What is needed to open a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendSettings {
+    /// Secrets in this process; development only.
+    Memory {
+        /// What it holds at start.
+        secrets: Vec<(SecretName, ConfiguredSecret)>,
+    },
+    /// One file per secret; development only.
+    File {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// AWS Secrets Manager.
+    #[cfg(feature = "aws")]
+    Aws(crate::backends::aws::AwsSettings),
+}
+
+/// A secret that stands in the configuration, for development.
+#[derive(Clone, Debug)]
+pub struct ConfiguredSecret(SecretValue);
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum BackendFile {
+    Memory {
+        #[serde(default)]
+        secrets: BTreeMap<String, ConfiguredSecret>,
+    },
+    File {
+        path: PathBuf,
+    },
+    #[cfg(feature = "aws")]
+    AwsSecretsManager {
+        region: Option<String>,
+        #[serde(default)]
+        prefix: String,
+        endpoint_url: Option<String>,
+        assume_role: Option<String>,
+    },
+}
+
+// === impl BackendFile ===
+
+impl BackendFile {
+    pub(super) fn check(
+        self,
+        mode: Mode,
+        context: &Context<'_>,
+    ) -> Result<BackendSettings, String> {
+        let development_only = |kind: &str| match mode {
+            Mode::Development => Ok(()),
+            Mode::Cluster | Mode::Sidecar => Err(format!(
+                "a {kind} backend keeps secrets outside any store and is refused outside \
+                 `mode: development`"
+            )),
+        };
+        match self {
+            Self::Memory { secrets } => {
+                development_only("memory")?;
+                let canonical = |(name, value): (String, ConfiguredSecret)| {
+                    crate::backends::memory::MemoryBackend::GRAMMAR
+                        .canonical(&name, NameEncoding::Plain)
+                        .map(|name| (name, value))
+                        .map_err(|error| format!("secrets.{name}: {error}"))
+                };
+                let secrets = secrets.into_iter().map(canonical).collect::<Result<_, _>>()?;
+                Ok(BackendSettings::Memory { secrets })
+            }
+            Self::File { path } => {
+                development_only("file")?;
+                Ok(BackendSettings::File { path: context.resolve(&path) })
+            }
+            #[cfg(feature = "aws")]
+            Self::AwsSecretsManager { region, prefix, endpoint_url, assume_role } => {
+                use crate::backends::aws;
+                if !prefix.chars().all(|c| aws::AwsBackend::GRAMMAR.allows(c)) || prefix.len() > 255
+                {
+                    return Err(format!("prefix {prefix:?} is no part of an AWS secret name"));
+                }
+                if let Some(url) = &endpoint_url
+                    && !url.parse::<http::Uri>().is_ok_and(|url| {
+                        url.host().is_some() && matches!(url.scheme_str(), Some("http" | "https"))
+                    })
+                {
+                    return Err(format!("endpoint_url {url:?} is not an http(s) URL"));
+                }
+                Ok(BackendSettings::Aws(aws::AwsSettings {
+                    region,
+                    prefix,
+                    endpoint_url,
+                    assume_role,
+                }))
+            }
+        }
+    }
+}
+
+// === impl BackendSettings ===
+
+impl BackendSettings {
+    /// Names that the store accepts, with room left for its prefix.
+    #[must_use]
+    pub fn grammar(&self) -> NameGrammar {
+        match self {
+            Self::Memory { .. } => crate::backends::memory::MemoryBackend::GRAMMAR,
+            Self::File { .. } => crate::backends::file::FileBackend::GRAMMAR,
+            #[cfg(feature = "aws")]
+            Self::Aws(settings) => {
+                crate::backends::aws::AwsBackend::GRAMMAR.with_prefix_len(settings.prefix.len())
+            }
+        }
+    }
+
+    /// The word for its kind in the configuration.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Memory { .. } => "memory",
+            Self::File { .. } => "file",
+            #[cfg(feature = "aws")]
+            Self::Aws(_) => "aws_secrets_manager",
+        }
+    }
+}
+
+// === impl ConfiguredSecret ===
+
+impl ConfiguredSecret {
+    /// The value.
+    #[must_use]
+    pub fn value(&self) -> &SecretValue {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for ConfiguredSecret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOnly)
+    }
+}
+
+/// YAML takes `yes` and `0123` for something else than text. The usual error for
+/// that quotes the value; this one does not.
+struct TextOnly;
+
+impl Visitor<'_> for TextOnly {
+    type Value = ConfiguredSecret;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a secret as text")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<ConfiguredSecret, E> {
+        Ok(ConfiguredSecret(SecretValue::new(text)))
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<ConfiguredSecret, E> {
+        Err(not_text())
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<ConfiguredSecret, E> {
+        Err(not_text())
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<ConfiguredSecret, E> {
+        Err(not_text())
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<ConfiguredSecret, E> {
+        Err(not_text())
+    }
+}
+
+fn not_text<E: de::Error>() -> E {
+    E::custom("a secret must be text: put it in quotes")
+}
+
+impl PartialEq for ConfiguredSecret {
+    #[expect(clippy::disallowed_methods, reason = "a reload asks whether anything changed")]
+    fn eq(&self, other: &Self) -> bool {
+        self.0.expose_secret() == other.0.expose_secret()
+    }
+}
+
+impl Eq for ConfiguredSecret {}
+
+impl fmt::Display for BackendSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())
+    }
+}

@@ -1,0 +1,76 @@
+//! The environment: variables that configuration files refer to, and the ones
+//! that vaultmux-server was configured by.
+
+use std::{collections::HashMap, fmt, path::Path};
+
+use super::{Config, ConfigError, file};
+
+/// A copy of the process environment.
+#[derive(Clone, Default)]
+pub struct Environment(HashMap<String, String>);
+
+// === impl Environment ===
+
+impl Environment {
+    /// The environment of this process; variables that are not UTF-8 are left out.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((key.into_string().ok()?, value.into_string().ok()?))
+        };
+        #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
+        Self(std::env::vars_os().filter_map(text).collect())
+    }
+
+    pub(super) fn variables(&self) -> &HashMap<String, String> {
+        &self.0
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The configuration that vaultmux-server's variables describe; `None`
+    /// without `VAULTMUX_BACKEND`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a value that cannot be used.
+    pub fn config(&self) -> Result<Option<Config>, ConfigError> {
+        let Some(backend) = self.get("VAULTMUX_BACKEND") else { return Ok(None) };
+        let path = Path::new("environment");
+        let refuse = |key: &str, message: String| Err(ConfigError::key(path, None, key, message));
+        if backend != "awssecrets" {
+            let message = format!("unknown backend {backend:?}, expected awssecrets");
+            return refuse("VAULTMUX_BACKEND", message);
+        }
+        let port = self.get("PORT").unwrap_or("8080");
+        if port.parse::<u16>().is_err() {
+            return refuse("PORT", format!("{port:?} is not a port"));
+        }
+        let quoted = |text: &str| serde_json::to_string(text).expect("text is always JSON");
+        let mut yaml = format!(
+            "mode: sidecar\nlisteners: {{rest: {{address: '127.0.0.1:{port}'}}}}\n\
+             backends:\n  awssecrets:\n    type: aws_secrets_manager\n    prefix: {}\n",
+            quoted(self.0.get("VAULTMUX_PREFIX").map_or("vaultmux/", String::as_str)),
+        );
+        for (variable, key) in [("AWS_REGION", "region"), ("AWS_ENDPOINT", "endpoint_url")] {
+            if let Some(value) = self.get(variable) {
+                yaml.push_str(&format!("    {key}: {}\n", quoted(value)));
+            }
+        }
+        file::parse(&yaml, path, self).map(Some)
+    }
+}
+
+impl<const N: usize> From<[(&str, &str); N]> for Environment {
+    fn from(variables: [(&str, &str); N]) -> Self {
+        let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        Self(variables.into_iter().map(owned).collect())
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Environment({} variables)", self.0.len())
+    }
+}

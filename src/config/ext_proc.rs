@@ -1,0 +1,147 @@
+//! How `ext_proc` behaves, and what it injects.
+
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::{
+    error::{ConfigError, line},
+    file::{Context, Period},
+};
+use crate::{
+    injection::{InjectedValue, Injection, InjectionMatch, InvalidInjection, Template},
+    secret::Catalog,
+};
+
+/// How `ext_proc` behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExtProcConfig {
+    /// How long a header phase may wait for secrets. Keep it below Envoy's
+    /// `message_timeout` (200 ms unless set): after that Envoy answers 504 itself.
+    pub message_budget: Duration,
+    /// Whether to switch off phases that have no work.
+    pub mode_override: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ExtProcFile {
+    message_budget: Option<Period>,
+    mode_override: Option<bool>,
+    injections: Vec<Spanned<InjectionFile>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InjectionFile {
+    name: String,
+    #[serde(default)]
+    r#match: MatchFile,
+    #[serde(default)]
+    set_headers: Vec<HeaderFile>,
+    basic: Option<BasicFile>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct MatchFile {
+    hosts: Vec<String>,
+    clusters: Vec<String>,
+    paths: Vec<String>,
+    methods: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeaderFile {
+    name: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BasicFile {
+    username: String,
+    password: String,
+}
+
+// === impl ExtProcFile ===
+
+impl ExtProcFile {
+    pub(super) fn check(
+        self,
+        catalog: &Catalog,
+        context: &Context<'_>,
+    ) -> Result<(ExtProcConfig, Vec<Injection>), ConfigError> {
+        let config = ExtProcConfig {
+            message_budget: self.message_budget.map_or(Duration::from_millis(150), |p| p.0),
+            mode_override: self.mode_override.unwrap_or(true),
+        };
+        let mut injections: Vec<Injection> = Vec::new();
+        for file in self.injections {
+            let at = line(&file);
+            let name = file.value.name.clone();
+            let key = format!("ext_proc.injections.{name}");
+            let refuse = |message: String| ConfigError::key(context.path, at, &key, message);
+            if injections.iter().any(|seen| seen.name == name) {
+                return Err(refuse("another injection has this name".to_owned()));
+            }
+            injections.push(injection(file.value, catalog).map_err(refuse)?);
+        }
+        Ok((config, injections))
+    }
+}
+
+fn injection(file: InjectionFile, catalog: &Catalog) -> Result<Injection, String> {
+    let text = |error: InvalidInjection| error.to_string();
+    let MatchFile { hosts, clusters, paths, methods } = file.r#match;
+    if hosts.is_empty() && clusters.is_empty() {
+        return Err("match needs hosts or clusters: a rule for every destination is none".into());
+    }
+    for path in &paths {
+        if crate::policy::canonical_path(path) != Ok(path.as_str()) {
+            return Err(format!("match.paths: {path:?} is not a canonical path"));
+        }
+    }
+    let method = |method: String| {
+        Method::from_bytes(method.as_bytes())
+            .map_err(|_| format!("match.methods: {method:?} is not a method"))
+    };
+    let matcher = InjectionMatch {
+        hosts: InjectionMatch::canonical_hosts(&hosts).map_err(text)?,
+        clusters,
+        paths,
+        methods: methods.into_iter().map(method).collect::<Result<_, _>>()?,
+    };
+    let mut headers = Vec::new();
+    for header in file.set_headers {
+        let name = HeaderName::from_bytes(header.name.as_bytes())
+            .map_err(|_| format!("set_headers: {:?} is not a header name", header.name))?;
+        // Envoy refuses these by its default mutation rules.
+        if name == "host" || name == "content-length" || name.as_str().starts_with("x-envoy-") {
+            return Err(format!("set_headers: {name} cannot be set by ext_proc"));
+        }
+        let value = Template::parse(&header.value, catalog)
+            .map_err(|error| format!("set_headers.{name}: {error}"))?;
+        headers.push((name, InjectedValue::Text(value)));
+    }
+    if let Some(basic) = file.basic {
+        let username = Template::parse(&basic.username, catalog).map_err(text)?;
+        let password = Template::parse(&basic.password, catalog).map_err(text)?;
+        headers.push((http::header::AUTHORIZATION, InjectedValue::Basic { username, password }));
+    }
+    if headers.is_empty() {
+        return Err("set_headers or basic is needed: the rule injects nothing".into());
+    }
+    for (at, (name, value)) in headers.iter().enumerate() {
+        if value.references().next().is_none() {
+            return Err(format!("{name}: {}", InvalidInjection::NoReference));
+        }
+        if headers[..at].iter().any(|(seen, _)| seen == name) {
+            return Err(format!("{name} is set twice"));
+        }
+    }
+    Ok(Injection { name: file.name, matcher, headers })
+}

@@ -1,0 +1,271 @@
+//! The YAML file: its shape, and the checks that need more than one key.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_saphyr::Spanned;
+
+use super::{
+    Config, Environment, LogConfig, Mode,
+    backend::BackendFile,
+    error::{ConfigError, line},
+    ext_proc::ExtProcFile,
+    identity::IdentityFile,
+    listener::ListenersFile,
+};
+use crate::{
+    operation::{SecretRoute, SecretRoutes},
+    resolver::CacheSettings,
+    secret::{BackendName, Catalog, CatalogEntry, NameRoute},
+    snapshot::Limits,
+};
+
+/// A configuration is written by people; a megabyte of it is a mistake.
+const MAX_FILE: usize = 1 << 20;
+
+/// What every check needs.
+pub(super) struct Context<'a> {
+    pub(super) path: &'a Path,
+}
+
+/// A duration as `60s`, `5m`, `150ms`; `0` is none.
+#[derive(Clone, Copy)]
+pub(super) struct Period(pub(super) Duration);
+
+/// A number of bytes as `64MiB`, `1MB` or plain.
+#[derive(Clone, Copy)]
+struct Size(u64);
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    mode: Mode,
+    listeners: ListenersFile,
+    identity: IdentityFile,
+    backends: BTreeMap<String, Spanned<BackendFile>>,
+    default_backend: Option<Spanned<String>>,
+    routes: Option<Spanned<Vec<RouteFile>>>,
+    cache: CacheFile,
+    limits: LimitsFile,
+    policies: Vec<PathBuf>,
+    secret_routes: Option<Vec<Spanned<SecretRouteFile>>>,
+    ext_proc: ExtProcFile,
+    telemetry: TelemetryFile,
+    shutdown: ShutdownFile,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RouteFile {
+    prefix: String,
+    backend: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct CacheFile {
+    ttl: Option<Period>,
+    negative_ttl: Option<Period>,
+    max_bytes: Option<Size>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct LimitsFile {
+    request_body: Option<Size>,
+    backend_timeout: Option<Spanned<Period>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretRouteFile {
+    hosts: Vec<String>,
+    prefix: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct TelemetryFile {
+    log: LogConfig,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct ShutdownFile {
+    grace: Option<Period>,
+}
+
+pub(super) fn parse(
+    text: &str,
+    path: &Path,
+    environment: &Environment,
+) -> Result<Config, ConfigError> {
+    if text.len() > MAX_FILE {
+        return Err(ConfigError::file(path, "is larger than 1 MiB"));
+    }
+    let options = serde_saphyr::options! {}.with_properties(environment.variables().clone());
+    let file: File = serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| ConfigError::yaml(path, &error))?;
+    file.check(&Context { path })
+}
+
+// === impl File ===
+
+impl File {
+    fn check(self, context: &Context<'_>) -> Result<Config, ConfigError> {
+        let path = context.path;
+        let mode = self.mode;
+        let listeners = self.listeners.check(mode, context)?;
+        let identity = self.identity.check(mode, context)?;
+
+        let mut backends = Vec::new();
+        for (name, entry) in self.backends {
+            let at = line(&entry);
+            let key = format!("backends.{name}");
+            let refuse = |message: String| ConfigError::key(path, at, &key, message);
+            let name = BackendName::parse(&name).ok_or_else(|| {
+                refuse("a backend's name is 1 to 63 lower-case letters, digits or hyphens".into())
+            })?;
+            backends.push((name, entry.value.check(mode, context).map_err(refuse)?));
+        }
+        if backends.is_empty() {
+            return Err(ConfigError::key(path, None, "backends", "at least one is needed"));
+        }
+
+        let catalog = {
+            let entries = backends
+                .iter()
+                .map(|(name, settings)| {
+                    (name.clone(), CatalogEntry { grammar: settings.grammar() })
+                })
+                .collect();
+            // The only backend is the default one without saying so.
+            let (default, at) = match &self.default_backend {
+                Some(name) => (Some(name.value.clone()), line(name)),
+                None if backends.len() == 1 => (Some(backends[0].0.to_string()), None),
+                None => (None, None),
+            };
+            let known = |name: &str, key: &str, at| {
+                BackendName::parse(name).ok_or_else(|| {
+                    ConfigError::key(path, at, key, format!("{name:?} is not one of the backends"))
+                })
+            };
+            let default = default.map(|name| known(&name, "default_backend", at)).transpose()?;
+            let at_routes = self.routes.as_ref().and_then(line);
+            let routes = self.routes.map(|routes| routes.value).unwrap_or_default();
+            let routes = routes.into_iter().map(|route| {
+                let backend = known(&route.backend, "routes", at_routes)?;
+                Ok(NameRoute { prefix: route.prefix, backend })
+            });
+            let routes = routes.collect::<Result<_, ConfigError>>()?;
+            Catalog::new(entries, default, routes).map_err(|error| {
+                let key = if at.is_some() { "default_backend" } else { "routes" };
+                ConfigError::key(path, at.or(at_routes), key, error)
+            })?
+        };
+
+        let secret_routes = match self.secret_routes {
+            None => super::default_secret_routes(),
+            Some(routes) => {
+                let check = |route: Spanned<SecretRouteFile>| {
+                    SecretRoute::new(&route.value.hosts, &route.value.prefix).map_err(|error| {
+                        ConfigError::key(path, line(&route), "secret_routes", error)
+                    })
+                };
+                SecretRoutes::new(routes.into_iter().map(check).collect::<Result<_, _>>()?)
+            }
+        };
+        let (ext_proc, injections) = self.ext_proc.check(&catalog, context)?;
+
+        Ok(Config {
+            path: None,
+            mode,
+            listeners,
+            identity,
+            backends,
+            catalog: Arc::new(catalog),
+            cache: self.cache.check(),
+            limits: self.limits.check(context)?,
+            policies: self.policies.iter().map(|path| context.resolve(path)).collect(),
+            embedded_policies: None,
+            secret_routes,
+            ext_proc,
+            injections: injections.into(),
+            log: self.telemetry.log,
+            shutdown_grace: self.shutdown.grace.map_or(Duration::from_secs(25), |grace| grace.0),
+        })
+    }
+}
+
+impl CacheFile {
+    fn check(self) -> CacheSettings {
+        let period = |value: Option<Period>, default| {
+            value.map_or(Duration::from_secs(default), |period| period.0)
+        };
+        CacheSettings {
+            ttl: period(self.ttl, 60),
+            negative_ttl: period(self.negative_ttl, 5),
+            max_bytes: self.max_bytes.map_or(64 << 20, |size| size.0),
+        }
+    }
+}
+
+impl LimitsFile {
+    fn check(self, context: &Context<'_>) -> Result<Limits, ConfigError> {
+        let default = Limits::default();
+        let backend_timeout = match self.backend_timeout {
+            None => default.backend_timeout,
+            Some(timeout) if timeout.value.0.is_zero() => {
+                let (at, key) = (line(&timeout), "limits.backend_timeout");
+                return Err(ConfigError::key(context.path, at, key, "must be longer than 0"));
+            }
+            Some(timeout) => timeout.value.0,
+        };
+        let request_body = self
+            .request_body
+            .map_or(default.request_body, |size| usize::try_from(size.0).unwrap_or(usize::MAX));
+        Ok(Limits { request_body, backend_timeout })
+    }
+}
+
+// === impl Context ===
+
+impl Context<'_> {
+    /// A path in the file, relative to the file.
+    pub(super) fn resolve(&self, path: impl AsRef<Path>) -> PathBuf {
+        match self.path.parent() {
+            Some(parent) => parent.join(path),
+            None => path.as_ref().to_owned(),
+        }
+    }
+}
+
+// === impl Period ===
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "0" {
+            return Ok(Self(Duration::ZERO));
+        }
+        humantime::parse_duration(&text).map(Self).map_err(|_| {
+            D::Error::custom(format!("{text:?} is not a duration such as 150ms, 60s or 5m"))
+        })
+    }
+}
+
+// === impl Size ===
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse::<bytesize::ByteSize>()
+            .map(|size| Self(size.as_u64()))
+            .map_err(|_| D::Error::custom(format!("{text:?} is not a size such as 64MiB")))
+    }
+}

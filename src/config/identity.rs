@@ -1,0 +1,144 @@
+//! Whose identities count, who local callers are, and how grants are sealed.
+
+use std::{path::PathBuf, time::Duration};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::{
+    Mode,
+    error::{ConfigError, line},
+    file::{Context, Period},
+};
+use crate::identity::{ServiceAccount, SpiffeId, TrustDomain};
+
+/// Where Kubernetes mounts a pod's own token by default.
+const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// Whose identities count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityConfig {
+    /// Trust domains; no alias is implied.
+    pub trust_domains: Vec<TrustDomain>,
+    /// Who loopback and unix callers are; sidecar and development mode only.
+    pub local: Option<SpiffeId>,
+    /// How grants are sealed.
+    pub grant: GrantConfig,
+}
+
+/// How grants are sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantConfig {
+    /// Keys shared among replicas; without, a random key of this process.
+    pub key_file: Option<PathBuf>,
+    /// How long a grant is good.
+    pub ttl: Duration,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct IdentityFile {
+    trust_domains: Option<Spanned<Vec<String>>>,
+    local: Option<Spanned<LocalFile>>,
+    grant: GrantFile,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LocalFile {
+    namespace: String,
+    service_account: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct GrantFile {
+    key_file: Option<PathBuf>,
+    ttl: Option<Spanned<Period>>,
+}
+
+// === impl IdentityFile ===
+
+impl IdentityFile {
+    pub(super) fn check(
+        self,
+        mode: Mode,
+        context: &Context<'_>,
+    ) -> Result<IdentityConfig, ConfigError> {
+        let trust_domains = match self.trust_domains {
+            None => vec![TrustDomain::parse("cluster.local").expect("constant is valid")],
+            Some(names) => {
+                let refuse = |message: String| {
+                    let key = "identity.trust_domains";
+                    ConfigError::key(context.path, line(&names), key, message)
+                };
+                if names.value.is_empty() {
+                    return Err(refuse("at least one trust domain is needed".to_owned()));
+                }
+                let parse = |name: &String| {
+                    TrustDomain::parse(name)
+                        .map_err(|_| refuse(format!("{name:?} is not a trust domain")))
+                };
+                names.value.iter().map(parse).collect::<Result<_, _>>()?
+            }
+        };
+        let local = match (self.local, mode) {
+            (Some(local), Mode::Cluster) => {
+                let message = "only sidecar and development mode have local callers";
+                return Err(ConfigError::key(
+                    context.path,
+                    line(&local),
+                    "identity.local",
+                    message,
+                ));
+            }
+            (Some(local), Mode::Sidecar | Mode::Development) => {
+                let account =
+                    ServiceAccount::new(&local.value.namespace, &local.value.service_account);
+                Some(account.map_err(|_| {
+                    let message = "namespace and service_account must be Kubernetes names";
+                    ConfigError::key(context.path, line(&local), "identity.local", message)
+                })?)
+            }
+            (None, Mode::Sidecar) => Some(pods_own_account().unwrap_or_else(|| {
+                ServiceAccount::new("default", "default").expect("constants are valid")
+            })),
+            (None, Mode::Cluster | Mode::Development) => None,
+        };
+        let local = local.map(|service_account| SpiffeId {
+            trust_domain: trust_domains[0].clone(),
+            service_account,
+        });
+        let ttl = match self.grant.ttl {
+            None => Duration::from_secs(30),
+            Some(ttl) if ttl.value.0 < Duration::from_secs(1) => {
+                let message = "must be at least 1s";
+                return Err(ConfigError::key(
+                    context.path,
+                    line(&ttl),
+                    "identity.grant.ttl",
+                    message,
+                ));
+            }
+            Some(ttl) => ttl.value.0,
+        };
+        let key_file = self.grant.key_file.map(|path| context.resolve(&path));
+        Ok(IdentityConfig { trust_domains, local, grant: GrantConfig { key_file, ttl } })
+    }
+}
+
+/// The service account in the pod's own projected token. The token is read from
+/// our own file system and says who we are, not who a caller is: its signature
+/// is the API server's business.
+fn pods_own_account() -> Option<ServiceAccount> {
+    #[derive(Deserialize)]
+    struct Claims {
+        sub: String,
+    }
+    let token = std::fs::read_to_string(POD_TOKEN).ok()?;
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let claims: Claims = serde_json::from_slice(&payload).ok()?;
+    let (namespace, name) = claims.sub.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    ServiceAccount::new(namespace, name).ok()
+}

@@ -1,0 +1,198 @@
+//! Configurations that are refused, with the line that says why, and what the
+//! defaults are.
+
+use super::*;
+
+fn parse(yaml: &str) -> Result<Config, ConfigError> {
+    let environment = Environment::from([("HOME_REGION", "eu-central-1"), ("EMPTY", "")]);
+    Config::parse(yaml, Path::new("dir/vaultmux.yaml"), &environment)
+}
+
+const LOCAL: &str = "mode: development\nbackends: {local: {type: memory}}\n";
+
+#[test]
+fn what_is_wrong_is_named_by_file_line_and_key() {
+    let with = |rest: &str| format!("{LOCAL}{rest}");
+    let cases = [
+        ("a: [", "dir/vaultmux.yaml:1: "),
+        ("nonsense: 1\n", "dir/vaultmux.yaml:1: unknown field `nonsense`"),
+        ("mode: cluster\n", "dir/vaultmux.yaml: backends: at least one is needed"),
+        ("mode: production\n", "dir/vaultmux.yaml:1: unknown variant `production`"),
+        ("mode: cluster\nmode: sidecar\n", "dir/vaultmux.yaml:2: duplicate mapping key: mode"),
+        (
+            "backends:\n  local: {type: memory}\n",
+            "dir/vaultmux.yaml:2: backends.local: a memory backend keeps secrets outside any store",
+        ),
+        (
+            "mode: sidecar\nbackends:\n  local: {type: file, path: x}\n",
+            "dir/vaultmux.yaml:3: backends.local: a file backend keeps secrets outside any store",
+        ),
+        ("backends:\n  x: {type: redis}\n", "dir/vaultmux.yaml:2: unknown variant `redis`"),
+        ("backends:\n  X: {type: memory}\n", "dir/vaultmux.yaml:2: backends.X: "),
+        (
+            &with("listeners:\n  grpc: {address: nowhere}\n"),
+            "dir/vaultmux.yaml:4: listeners.grpc.address: ",
+        ),
+        (&with("listeners:\n  http: {}\n"), "dir/vaultmux.yaml:4: unknown field `http`"),
+        (
+            &with("listeners: {grpc: {address: 'unix:'}}\n"),
+            "dir/vaultmux.yaml:3: listeners.grpc.address: ",
+        ),
+        (
+            "mode: sidecar\nlisteners:\n  rest: {address: '0.0.0.0:80'}\n",
+            "dir/vaultmux.yaml:3: listeners.rest.address: \"0.0.0.0:80\" is not a loopback",
+        ),
+        (
+            &with("identity:\n  trust_domains: []\n"),
+            "dir/vaultmux.yaml:4: identity.trust_domains: ",
+        ),
+        (
+            &with("identity:\n  trust_domains: [Cluster.Local]\n"),
+            "dir/vaultmux.yaml:4: identity.trust_domains: ",
+        ),
+        (
+            "identity:\n  local: {namespace: a, service_account: b}\n",
+            "dir/vaultmux.yaml:2: identity.local: only sidecar and development mode",
+        ),
+        (&with("identity:\n  grant: {ttl: 10ms}\n"), "dir/vaultmux.yaml:4: identity.grant.ttl: "),
+        (
+            &with("default_backend: other\n"),
+            "dir/vaultmux.yaml:3: default_backend: \"other\" is not one",
+        ),
+        (&with("routes:\n  - {prefix: gcp, backend: local}\n"), "dir/vaultmux.yaml:4: routes: "),
+        (&with("cache: {ttl: soon}\n"), "dir/vaultmux.yaml:3: \"soon\" is not a duration"),
+        (&with("cache: {max_bytes: lots}\n"), "dir/vaultmux.yaml:3: \"lots\" is not a size"),
+        (&with("limits: {backend_timeout: 0}\n"), "dir/vaultmux.yaml:3: limits.backend_timeout: "),
+        (
+            &with("secret_routes:\n  - {hosts: [], prefix: /a}\n"),
+            "dir/vaultmux.yaml:4: secret_routes: ",
+        ),
+        (
+            &with("secret_routes:\n  - {hosts: [a], prefix: a}\n"),
+            "dir/vaultmux.yaml:4: secret_routes: ",
+        ),
+        (
+            &with("ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h]}}\n"),
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: set_headers or basic is needed",
+        ),
+        (
+            &with(
+                "ext_proc:\n  injections:\n    - {name: a, set_headers: [{name: x, value: '{{secret://local/k}}'}]}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: match needs hosts or clusters",
+        ),
+        (
+            &with(
+                "ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h]}, set_headers: [{name: x, value: plain}]}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: x: value holds no",
+        ),
+        (
+            &with(
+                "ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h]}, set_headers: [{name: x, value: '{{secret://none/k}}'}]}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: set_headers.x: unknown backend",
+        ),
+        (
+            &with(
+                "ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h]}, set_headers: [{name: host, value: '{{secret://local/k}}'}]}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: set_headers: host cannot be set",
+        ),
+        (
+            "mode: development\nbackends:\n  l:\n    type: memory\n    secrets:\n      ../x: text\n",
+            "dir/vaultmux.yaml:4: backends.l: secrets.../x: secret name cannot contain '..'",
+        ),
+        (
+            "mode: development\nbackends: {l: {type: memory, secrets: {a: 4711}}}\n",
+            "dir/vaultmux.yaml:2: a secret must be text: put it in quotes",
+        ),
+        ("cache:\n  ttl: ${NOT_SET}\n", "dir/vaultmux.yaml:2: "),
+    ];
+    for (yaml, expected) in cases {
+        let error = parse(yaml).expect_err(yaml).to_string();
+        assert!(
+            error.starts_with(expected),
+            "{error}\n  does not start with\n{expected}\n  for\n{yaml}"
+        );
+    }
+}
+
+#[test]
+fn an_error_is_one_line_and_shows_no_secret() {
+    let yaml = "mode: development\nbackends:\n  l:\n    type: memory\n    secrets: {a: canary}\n    b: 1\n";
+    let error = parse(yaml).expect_err("unknown key").to_string();
+    assert!(!error.contains('\n') && !error.contains("canary"), "{error}");
+    assert!(error.contains("unknown field `b`"), "{error}");
+    let config = parse("mode: development\nbackends: {l: {type: memory, secrets: {a: canary}}}\n");
+    let shown = format!("{:?}", config.expect("valid"));
+    assert!(!shown.contains("canary"), "{shown}");
+}
+
+#[test]
+fn defaults_are_closed_and_local() {
+    let config = parse(LOCAL).expect("valid");
+    let listeners = &config.listeners;
+    assert_eq!(listeners.grpc.address.to_string(), "127.0.0.1:9191");
+    assert_eq!(listeners.rest.address.to_string(), "127.0.0.1:8080");
+    assert_eq!(listeners.admin.address.to_string(), "127.0.0.1:9090");
+    assert_eq!(config.identity.trust_domains[0].as_str(), "cluster.local");
+    assert_eq!(config.identity.local, None);
+    assert_eq!(config.default_backend(), "local");
+    assert_eq!(config.cache.ttl, Duration::from_secs(60));
+    assert_eq!(config.cache.negative_ttl, Duration::from_secs(5));
+    assert_eq!(config.cache.max_bytes, 64 << 20);
+    assert_eq!(config.limits.request_body, 1 << 20);
+    assert_eq!(config.limits.backend_timeout, Duration::from_secs(5));
+    assert_eq!(config.shutdown_grace, Duration::from_secs(25));
+}
+
+#[test]
+fn paths_are_relative_to_the_file_and_variables_are_expanded() {
+    let yaml = format!(
+        "{LOCAL}policies: [policies/, /etc/p]\nlisteners: {{grpc: {{address: 'unix:run/g.sock'}}}}\n\
+         telemetry:\n  log:\n    level: ${{LEVEL:-debug}}\n"
+    );
+    let config = parse(&yaml).expect("valid");
+    assert_eq!(config.policies, [PathBuf::from("dir/policies/"), PathBuf::from("/etc/p")]);
+    assert_eq!(config.listeners.grpc.address, Address::Unix("dir/run/g.sock".into()));
+    assert_eq!(config.log.level, "debug");
+}
+
+#[test]
+fn the_embedded_development_setup_is_valid() {
+    let config = Config::development(&Environment::default());
+    assert_eq!(config.mode, Mode::Development);
+    crate::app::load_policies(&config).expect("the embedded policies are valid");
+}
+
+#[cfg(feature = "aws")]
+#[test]
+fn vaultmux_servers_environment_starts_a_sidecar() {
+    use crate::backends::aws::AwsSettings;
+    assert!(Environment::default().config().expect("nothing said").is_none());
+    let environment = Environment::from([
+        ("VAULTMUX_BACKEND", "awssecrets"),
+        ("VAULTMUX_PREFIX", "team/"),
+        ("AWS_REGION", "eu-central-1"),
+        ("AWS_ENDPOINT", "http://127.0.0.1:5566"),
+        ("PORT", "8099"),
+    ]);
+    let config = environment.config().expect("valid").expect("a backend is named");
+    assert_eq!(config.mode, Mode::Sidecar);
+    assert_eq!(config.listeners.rest.address.to_string(), "127.0.0.1:8099");
+    assert_eq!(config.default_backend(), "awssecrets");
+    assert!(config.identity.local.is_some());
+    let expected = AwsSettings {
+        region: Some("eu-central-1".into()),
+        prefix: "team/".into(),
+        endpoint_url: Some("http://127.0.0.1:5566".into()),
+        assume_role: None,
+    };
+    assert_eq!(config.backends[0].1, BackendSettings::Aws(expected));
+    for (variable, value) in [("VAULTMUX_BACKEND", "redis"), ("PORT", "http")] {
+        let wrong = Environment::from([("VAULTMUX_BACKEND", "awssecrets"), (variable, value)]);
+        let error = wrong.config().expect_err("refused").to_string();
+        assert!(error.starts_with(&format!("environment: {variable}: ")), "{error}");
+    }
+}

@@ -1,0 +1,181 @@
+//! The `envoy.service.auth.v3.Authorization` service.
+//!
+//! Translates a check request into a question for the policies and the decision
+//! into a check response; decides nothing itself. A denial is an answer. Caller
+//! input is never answered with an RPC error, because Envoy treats those by its
+//! failure mode.
+
+mod attributes;
+mod response;
+
+use std::{sync::Arc, time::SystemTime};
+
+use envoy_types::pb::envoy::service::auth::v3::{
+    CheckRequest, CheckResponse,
+    authorization_server::{Authorization, AuthorizationServer},
+};
+use tonic::{Request, Response, Status};
+
+use self::attributes::{Check, Subject};
+use crate::{
+    api::{identity_reason, record_decision},
+    identity::{GrantScope, Principal},
+    metrics::{Edge, Metrics},
+    operation::{SecretOperation, check_target, split_query},
+    policy::{Decision, Denial, HttpRequest, Reason, Verb, canonical_host},
+    snapshot::{Current, Snapshot},
+};
+
+/// Larger than any request that Envoy sends with default limits; a check request
+/// that is not read to its end would be answered with an RPC error.
+const MAX_REQUEST: usize = 16 << 20;
+
+/// Answers check requests.
+#[derive(Clone)]
+pub struct ExtAuthz {
+    current: Current,
+    metrics: Arc<Metrics>,
+}
+
+/// What was decided, and for whom.
+struct Outcome<'a> {
+    principal: Option<Principal>,
+    decision: Result<Decision, Denial>,
+    /// The request that a grant may be bound to; none for TCP.
+    scope: Option<GrantScope<'a>>,
+    /// Whether the request goes to the secrets API, which then gets the grant.
+    secret_operation: bool,
+}
+
+// === impl ExtAuthz ===
+
+impl ExtAuthz {
+    /// A service that decides by the snapshot in force.
+    #[must_use]
+    pub fn new(current: Current, metrics: Arc<Metrics>) -> Self {
+        Self { current, metrics }
+    }
+
+    /// The gRPC service.
+    #[must_use]
+    pub fn into_server(self) -> AuthorizationServer<Self> {
+        AuthorizationServer::new(self).max_decoding_message_size(MAX_REQUEST)
+    }
+
+    fn answer(&self, request: &CheckRequest) -> CheckResponse {
+        let snapshot = self.current.load();
+        let check = Check::from_request(request, snapshot.local.as_ref());
+        let outcome = decide(&snapshot, check);
+        let principal = outcome.principal.as_ref();
+        record_decision(&self.metrics, Edge::ExtAuthz, outcome.decision.as_ref(), principal);
+        match (outcome.decision, outcome.principal) {
+            (Ok(decision), Some(principal)) => {
+                let grant = outcome.scope.and_then(|scope| {
+                    let sealed = snapshot.grants.seal(&principal, scope, SystemTime::now());
+                    sealed.inspect_err(|error| tracing::error!(%error, "seal grant failed")).ok()
+                });
+                let sent = attributes::own_headers(request);
+                response::ok(&principal, &decision, grant, outcome.secret_operation, sent)
+            }
+            (Err(denial), principal) => response::denied(&denial, principal.as_ref()),
+            // Unreachable by construction, and denied all the same.
+            (Ok(_), None) => response::denied(&Denial::new(Reason::NoIdentity), None),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Authorization for ExtAuthz {
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
+        Ok(Response::new(self.answer(request.get_ref())))
+    }
+}
+
+fn decide<'a>(snapshot: &Snapshot, check: Check<'a>) -> Outcome<'a> {
+    let scope = match &check.subject {
+        Subject::Http(http) => Some(GrantScope {
+            method: http.method,
+            host: http.host,
+            path: split_query(http.path).0,
+        }),
+        Subject::Connection(_) => None,
+    };
+    let mut outcome = Outcome {
+        principal: None,
+        decision: refuse(Reason::NoIdentity),
+        scope,
+        secret_operation: false,
+    };
+    let principal = match snapshot.principal(check.evidence) {
+        Ok(principal) => principal,
+        Err(error) => {
+            outcome.decision = refuse(identity_reason(error));
+            return outcome;
+        }
+    };
+    outcome.decision = match &check.subject {
+        Subject::Connection(connection) => {
+            snapshot.policies.authorize_connection(&principal, connection)
+        }
+        Subject::Http(http) => {
+            let (path, query) = split_query(http.path);
+            let below = canonical_host(http.host)
+                .ok()
+                .and_then(|host| snapshot.secret_routes.below(&host, path));
+            match below {
+                Some(below) if check_target(path).is_ok() => {
+                    outcome.secret_operation = true;
+                    let parsed =
+                        SecretOperation::parse(http.method, below, query, &snapshot.catalog);
+                    match parsed {
+                        Ok(operation) => secret_decision(snapshot, &principal, &operation),
+                        Err(_) => refuse(Reason::Malformed),
+                    }
+                }
+                Some(_) => refuse(Reason::Malformed),
+                None => {
+                    match HttpRequest::new(
+                        http.method,
+                        http.host,
+                        http.path,
+                        check.destination.clone(),
+                    ) {
+                        Ok(request) => snapshot.policies.authorize_http(&principal, &request),
+                        Err(_) => refuse(Reason::Malformed),
+                    }
+                }
+            }
+        }
+    };
+    outcome.principal = Some(principal);
+    outcome
+}
+
+fn refuse(reason: Reason) -> Result<Decision, Denial> {
+    Err(Denial::new(reason))
+}
+
+fn secret_decision(
+    snapshot: &Snapshot,
+    principal: &Principal,
+    operation: &SecretOperation,
+) -> Result<Decision, Denial> {
+    let policies = &snapshot.policies;
+    let collection = |verb| {
+        policies.authorize_collection(principal, verb).map(|permit| permit.decision().clone())
+    };
+    match operation {
+        SecretOperation::List { .. } => collection(Verb::List),
+        // The name is in the body: REST decides about it again.
+        SecretOperation::Create => collection(Verb::Create),
+        SecretOperation::Item { verb, secret, .. } => {
+            policies.authorize(principal, *verb, secret).map(|permit| permit.decision().clone())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! From a check request to evidence and a subject.
+//!
+//! Trusted: what Envoy computed (`source.principal`, `destination.principal`,
+//! context extensions). Not trusted as identity: anything that the client chose,
+//! among it `source.service`, which is a request header.
+
+use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, attribute_context};
+
+use crate::{
+    identity::{Evidence, ServiceAccount, SpiffeId},
+    policy::Connection,
+};
+
+/// A route's context extension that says: who comes this way is the pod's own
+/// workload. Set it on outbound listeners of a sidecar only; an inbound request
+/// without certificate would otherwise pass for the pod itself.
+const LOCAL_EXTENSION: (&str, &str) = ("vaultmux.identity", "local");
+
+/// Headers that this service speaks by; a client's copies never pass.
+const OWN_PREFIX: &str = "x-vaultmux-";
+
+/// What a check request asks, and what it shows about the caller.
+pub(super) struct Check<'a> {
+    pub(super) evidence: Evidence,
+    pub(super) subject: Subject<'a>,
+    /// The workload that the request is for, where the proxy has a certificate.
+    pub(super) destination: Option<ServiceAccount>,
+}
+
+/// An HTTP request, or a connection of which nothing else is known.
+pub(super) enum Subject<'a> {
+    Http(Http<'a>),
+    Connection(Connection),
+}
+
+/// As Envoy sent them; empty where it sent nothing.
+pub(super) struct Http<'a> {
+    pub(super) method: &'a str,
+    pub(super) host: &'a str,
+    pub(super) path: &'a str,
+}
+
+// === impl Check ===
+
+impl<'a> Check<'a> {
+    /// Reads a request of any shape; what is missing is empty.
+    pub(super) fn from_request(request: &'a CheckRequest, local: Option<&SpiffeId>) -> Self {
+        let attributes = request.attributes.as_ref();
+        let mut evidence = Evidence::default();
+        if let Some(source) = attributes.and_then(|a| a.source.as_ref()) {
+            evidence.add_mtls(&source.principal, &source.certificate);
+        }
+        let (key, wanted) = LOCAL_EXTENSION;
+        let says_local = attributes
+            .and_then(|a| a.context_extensions.get(key))
+            .is_some_and(|value| value == wanted);
+        if let Some(local) = local.filter(|_| says_local && evidence.is_empty()) {
+            evidence.add_local(local.clone());
+        }
+        let destination = attributes
+            .and_then(|a| a.destination.as_ref())
+            .and_then(|peer| SpiffeId::parse(&peer.principal).ok())
+            .map(|id| id.service_account);
+        let subject = match http(request) {
+            Some(http) => {
+                Subject::Http(Http { method: &http.method, host: &http.host, path: &http.path })
+            }
+            None => Subject::Connection(Connection { destination: destination.clone() }),
+        };
+        Self { evidence, subject, destination }
+    }
+}
+
+/// The names of our own headers that the client sent, in any spelling that an
+/// upstream could take for them. Envoy puts headers into one map or the other,
+/// by its configuration.
+pub(super) fn own_headers(request: &CheckRequest) -> Vec<String> {
+    let Some(http) = http(request) else { return Vec::new() };
+    let raw = http.header_map.iter().flat_map(|map| &map.headers).map(|header| &header.key);
+    let mut names: Vec<String> = http
+        .headers
+        .keys()
+        .chain(raw)
+        .filter(|name| {
+            let prefix = name.as_bytes().get(..OWN_PREFIX.len()).unwrap_or_default();
+            prefix
+                .iter()
+                .zip(OWN_PREFIX.bytes())
+                .filter(|(sent, own)| {
+                    sent.to_ascii_lowercase() == *own || (**sent == b'_' && *own == b'-')
+                })
+                .count()
+                == OWN_PREFIX.len()
+        })
+        .cloned()
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn http(request: &CheckRequest) -> Option<&attribute_context::HttpRequest> {
+    request.attributes.as_ref()?.request.as_ref()?.http.as_ref()
+}

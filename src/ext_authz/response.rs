@@ -1,0 +1,179 @@
+//! From a decision to a check response.
+//!
+//! Envoy allows a response without status, and one whose status is OK whatever
+//! its `http_response` says. Both are therefore built together, here and nowhere
+//! else. Headers go into `value`: `ext_authz` drops `raw_value` silently (the
+//! other way round from `ext_proc`).
+
+use std::collections::HashMap;
+
+use envoy_types::pb::{
+    envoy::{
+        config::core::v3::{
+            HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
+        },
+        service::auth::v3::{
+            CheckResponse, DeniedHttpResponse, OkHttpResponse, check_response::HttpResponse,
+        },
+        r#type::v3::HttpStatus,
+    },
+    google::{
+        protobuf::{BoolValue, ListValue, Struct, Value, value::Kind},
+        rpc,
+    },
+};
+use serde::Serialize;
+use tonic::Code;
+
+use crate::{
+    identity::Principal,
+    policy::{Decision, Denial, Reason},
+};
+
+const PRINCIPAL: &str = "x-vaultmux-principal";
+const DECISION_ID: &str = "x-vaultmux-decision-id";
+const GRANT: &str = "x-vaultmux-grant";
+
+#[derive(Serialize)]
+struct Body {
+    error: &'static str,
+    code: &'static str,
+    decision_id: String,
+}
+
+/// Lets the request pass, with our headers in place of the client's.
+pub(super) fn ok(
+    principal: &Principal,
+    decision: &Decision,
+    grant: Option<String>,
+    secret_operation: bool,
+    sent_by_client: Vec<String>,
+) -> CheckResponse {
+    let mut headers = vec![
+        header(PRINCIPAL, principal.to_string()),
+        header(DECISION_ID, decision.id.to_string()),
+    ];
+    // A grant is proof of identity: only the secrets API gets to see it.
+    if let Some(grant) = grant.as_ref().filter(|_| secret_operation) {
+        headers.push(header(GRANT, grant.clone()));
+    }
+    let set: Vec<&str> =
+        headers.iter().flat_map(|h| &h.header).map(|header| header.key.as_str()).collect();
+    // Also those that the proxy was configured not to show us.
+    let mut headers_to_remove: Vec<String> =
+        [PRINCIPAL, DECISION_ID, GRANT].map(str::to_owned).into();
+    headers_to_remove.extend(sent_by_client);
+    headers_to_remove.retain(|name| !set.iter().any(|set| set.eq_ignore_ascii_case(name)));
+    headers_to_remove.sort_unstable();
+    headers_to_remove.dedup();
+
+    let account = principal.service_account();
+    let proofs = principal.proofs().iter().map(|proof| text(proof.as_str())).collect();
+    let mut metadata = decision_metadata(decision);
+    metadata.extend([
+        ("principal", text(principal.to_string())),
+        ("namespace", text(account.namespace())),
+        ("service_account", text(account.name())),
+        ("proofs", list(proofs)),
+    ]);
+    if let Some(grant) = grant {
+        metadata.insert("grant", text(grant));
+    }
+    CheckResponse {
+        status: Some(status(Code::Ok)),
+        http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
+            headers,
+            headers_to_remove,
+            ..OkHttpResponse::default()
+        })),
+        dynamic_metadata: Some(structure(metadata)),
+    }
+}
+
+/// Refuses the request; the body says nothing about what exists.
+pub(super) fn denied(denial: &Denial, principal: Option<&Principal>) -> CheckResponse {
+    let (http, code, error) = match denial.reason {
+        Reason::NoIdentity => (401, Code::Unauthenticated, "no identity"),
+        Reason::InvalidIdentity => (403, Code::PermissionDenied, "invalid identity"),
+        Reason::Malformed => (400, Code::InvalidArgument, "malformed request"),
+        Reason::NoMatch
+        | Reason::DeniedByPolicy
+        | Reason::PolicyInvalid
+        | Reason::MissingAttribute(_) => (403, Code::PermissionDenied, "forbidden"),
+    };
+    let public_code = match http {
+        403 if denial.reason != Reason::InvalidIdentity => "forbidden",
+        _ => denial.reason.as_str(),
+    };
+    let decision_id = denial.decision.id.to_string();
+    let body = Body { error, code: public_code, decision_id: decision_id.clone() };
+    let mut headers = vec![
+        header("content-type", "application/json".to_owned()),
+        header("cache-control", "no-store".to_owned()),
+        header(DECISION_ID, decision_id),
+    ];
+    if http == 401 {
+        headers.push(header("www-authenticate", "Bearer realm=\"vaultmux-mesh\"".to_owned()));
+    }
+    let mut metadata = decision_metadata(&denial.decision);
+    metadata.insert("reason", text(denial.reason.as_str()));
+    if let Some(principal) = principal {
+        metadata.insert("principal", text(principal.to_string()));
+    }
+    CheckResponse {
+        status: Some(status(code)),
+        http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
+            status: Some(HttpStatus { code: http }),
+            headers,
+            body: serde_json::to_string(&body).expect("strings are always JSON"),
+        })),
+        dynamic_metadata: Some(structure(metadata)),
+    }
+}
+
+fn decision_metadata(decision: &Decision) -> HashMap<&'static str, Value> {
+    let audit = decision.audit.iter().map(|matched| {
+        structure_value(HashMap::from([
+            ("policy", text(&*matched.policy)),
+            ("effect", text(if matched.allow { "Allow" } else { "Deny" })),
+        ]))
+    });
+    let mut metadata = HashMap::from([
+        ("decision_id", text(decision.id.to_string())),
+        ("audit", list(audit.collect())),
+    ]);
+    if let Some(policy) = &decision.policy {
+        metadata.insert("policy", text(&**policy));
+    }
+    metadata
+}
+
+#[expect(deprecated, reason = "proxies differ in which spelling of 'replace' they read")]
+fn header(key: &str, value: String) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue { key: key.to_owned(), value, ..HeaderValue::default() }),
+        append: Some(BoolValue { value: false }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..HeaderValueOption::default()
+    }
+}
+
+fn status(code: Code) -> rpc::Status {
+    rpc::Status { code: code.into(), ..rpc::Status::default() }
+}
+
+fn text(value: impl Into<String>) -> Value {
+    Value { kind: Some(Kind::StringValue(value.into())) }
+}
+
+fn list(values: Vec<Value>) -> Value {
+    Value { kind: Some(Kind::ListValue(ListValue { values })) }
+}
+
+fn structure(fields: HashMap<&'static str, Value>) -> Struct {
+    Struct { fields: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect() }
+}
+
+fn structure_value(fields: HashMap<&'static str, Value>) -> Value {
+    Value { kind: Some(Kind::StructValue(structure(fields))) }
+}

@@ -1,0 +1,138 @@
+//! The REST listener: connections, limits, who is calling. What the API answers
+//! is [`crate::api`]'s.
+
+mod caller;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+};
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::time::Instant;
+
+use crate::{
+    api::{self, Api, ApiRequest, Problem, ProblemCode, REQUEST_ID},
+    metrics::{Edge, Metrics},
+    operation::SECRETS_PATH,
+    policy::DecisionId,
+    snapshot::Current,
+};
+
+/// Serves the API to callers outside the mesh's filters.
+#[derive(Clone)]
+pub struct Rest {
+    current: Current,
+    api: Api,
+    metrics: Arc<Metrics>,
+    settings: RestSettings,
+}
+
+/// What the listener needs besides the snapshot.
+#[derive(Clone, Debug)]
+pub struct RestSettings {
+    /// Whether only processes of this machine can connect.
+    pub local_listener: bool,
+    /// The backend that `/health` names, as vaultmux-server does.
+    pub default_backend: String,
+}
+
+// === impl Rest ===
+
+impl Rest {
+    /// A listener that answers from the snapshot in force.
+    #[must_use]
+    pub fn new(current: Current, metrics: Arc<Metrics>, settings: RestSettings) -> Self {
+        let api = Api::new(Arc::clone(&metrics), Edge::Rest);
+        Self { current, api, metrics, settings }
+    }
+
+    /// The routes.
+    pub fn into_router(self) -> Router {
+        Router::new().fallback(serve).with_state(self)
+    }
+
+    async fn answer(&self, request: Request, request_id: &str) -> http::Response<Bytes> {
+        let snapshot = self.current.load_full();
+        let deadline = Instant::now() + snapshot.limits.backend_timeout;
+        let (head, body) = request.into_parts();
+        let path = head.uri.path();
+        if path == "/health" {
+            return match head.method {
+                Method::GET | Method::HEAD => self.health(request_id),
+                _ => api::refuse(Problem::not_allowed("GET, HEAD"), request_id),
+            };
+        }
+        let below = match path.strip_prefix(SECRETS_PATH) {
+            Some(below) if below.is_empty() || below.starts_with('/') => below,
+            _ => return api::not_found(request_id),
+        };
+        let body = match Limited::new(body, snapshot.limits.request_body).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => {
+                let code = match error.downcast_ref::<LengthLimitError>() {
+                    Some(_) => ProblemCode::BodyTooLarge,
+                    None => ProblemCode::InvalidBody,
+                };
+                return api::refuse(Problem::new(code), request_id);
+            }
+        };
+        let local = snapshot.local.as_ref().filter(|_| self.settings.local_listener);
+        let evidence = match caller::evidence(&head, &snapshot.grants, local) {
+            Ok(evidence) => evidence,
+            Err(denial) => return api::refuse(denial.into(), request_id),
+        };
+        let caller = snapshot.principal(evidence);
+        let request = ApiRequest {
+            method: &head.method,
+            below,
+            query: head.uri.query(),
+            body: &body,
+            request_id,
+        };
+        let caller = caller.as_ref().map_err(|error| *error);
+        self.api.answer(&snapshot, caller, request, deadline).await
+    }
+
+    fn health(&self, request_id: &str) -> http::Response<Bytes> {
+        let body = serde_json::json!({
+            "backend": self.settings.default_backend,
+            "status": "healthy",
+        });
+        let mut response = http::Response::new(Bytes::from(body.to_string()));
+        let json = HeaderValue::from_static("application/json; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, json);
+        api::finish(response.headers_mut(), request_id);
+        response
+    }
+}
+
+/// Answers one request, counts it and writes its log line: never its path, which
+/// holds the secret's name.
+async fn serve(State(rest): State<Rest>, request: Request) -> Response {
+    let started = Instant::now();
+    let sent = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    let request_id =
+        api::request_id(sent).map_or_else(|| DecisionId::next().to_string(), str::to_owned);
+    let method = request.method().clone();
+    let response = rest.answer(request, &request_id).await;
+    let (status, took) = (response.status(), started.elapsed());
+    rest.metrics.request(&method, status, took);
+    tracing::info!(
+        method = %method,
+        status = status.as_u16(),
+        duration_ms = took.as_secs_f64() * 1000.0,
+        request_id,
+        "request"
+    );
+    let bodiless = method == Method::HEAD || status == StatusCode::NO_CONTENT;
+    response.map(|body| if bodiless { Body::empty() } else { Body::from(body) })
+}
+
+#[cfg(test)]
+mod tests;

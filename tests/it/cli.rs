@@ -1,0 +1,219 @@
+//! The program as an operator meets it: exit codes, one clear line per mistake,
+//! `check` and `can-i`.
+
+use std::{
+    net::TcpListener,
+    path::Path,
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+const CONFIG: &str = "\
+mode: development
+listeners:
+  grpc: {address: '127.0.0.1:0'}
+  rest: {address: '127.0.0.1:0'}
+  admin: {address: '127.0.0.1:0'}
+backends:
+  local: {type: memory, secrets: {prod/key: canary}}
+policies: [policies.yaml]
+";
+
+const POLICIES: &str = r#"apiVersion: vaultmux.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: own-namespace}
+spec:
+  effect: Allow
+  from: [{namespaces: ["*"]}]
+  to:
+    - secrets:
+        prefixes: ["{namespace}/"]
+        verbs: [get]
+    - http: {hosts: [orders.test], methods: [GET], paths: ["/orders/"]}
+    - secrets:
+        names: [shared/stripe]
+        verbs: [use]
+        destinations: [{hosts: [api.stripe.test], clusters: [stripe]}]
+"#;
+
+fn directory(files: &[(&str, &str)]) -> TempDir {
+    let directory = TempDir::new().expect("a directory");
+    for (name, text) in files {
+        std::fs::write(directory.path().join(name), text).expect("a file");
+    }
+    directory
+}
+
+fn run(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vaultmux-mesh"))
+        .args(arguments)
+        .current_dir(directory)
+        .env_clear()
+        .output()
+        .expect("the program runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+/// Runs a command that must fail with exit code 2 and one clear line.
+fn refusal(directory: &Path, arguments: &[&str]) -> String {
+    let output = run(directory, arguments);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
+    assert!(!errors.contains("panicked") && !errors.contains("backtrace"), "{errors}");
+    let lines: Vec<_> = errors.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(lines.len(), 1, "{errors}");
+    lines[0].trim_start_matches("error: ").to_owned()
+}
+
+#[test]
+fn mistakes_are_one_line_with_exit_code_2() {
+    let without_separator = POLICIES.replace("{namespace}/\"", "prod\"");
+    let policy_line = "policies.yaml:9: ";
+    let cases: &[(&str, &str, &str)] = &[
+        ("mode: [", POLICIES, "vaultmux.yaml:1: "),
+        ("modus: cluster\n", POLICIES, "vaultmux.yaml:1: unknown field `modus`"),
+        (&CONFIG.replace("development", "cluster"), POLICIES, "vaultmux.yaml:7: backends.local: a memory backend"),
+        (CONFIG, &without_separator, policy_line),
+        (CONFIG, "a: [", "policies.yaml:1: "),
+        (&CONFIG.replace("policies.yaml", "none.yaml"), POLICIES, "none.yaml: "),
+        (
+            &CONFIG.replace("rest: {address: '127.0.0.1:0'}", "rest: {address: '127.0.0.1:0', tls: {cert_file: none.pem, key_file: none.key}}"),
+            POLICIES,
+            "listeners.rest: none.pem: cannot read a certificate: ",
+        ),
+        (
+            &CONFIG.replace("rest: {address: '127.0.0.1:0'}", "rest: {address: '127.0.0.1:0', tls: {cert_file: policies.yaml, key_file: policies.yaml}}"),
+            POLICIES,
+            "listeners.rest: policies.yaml: does not hold a certificate",
+        ),
+        (&format!("{CONFIG}identity: {{grant: {{key_file: none.key}}}}\n"), POLICIES, "identity.grant.key_file none.key: "),
+        (&format!("{CONFIG}telemetry: {{log: {{level: 'a=b=c'}}}}\n"), POLICIES, "telemetry.log.level \"a=b=c\" "),
+    ];
+    for (config, policies, expected) in cases {
+        let directory = directory(&[("vaultmux.yaml", config), ("policies.yaml", policies)]);
+        let error = refusal(directory.path(), &["serve", "--config", "vaultmux.yaml"]);
+        assert!(error.contains(expected), "{error}\n  does not hold\n{expected}");
+        assert!(!error.contains("canary"), "{error}");
+    }
+}
+
+#[test]
+fn a_missing_file_and_a_taken_port_are_named() {
+    let directory = directory(&[("policies.yaml", POLICIES)]);
+    let error = refusal(directory.path(), &["serve", "--config", "none.yaml"]);
+    assert!(error.starts_with("none.yaml: cannot be read: "), "{error}");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let config = CONFIG
+        .replace("admin: {address: '127.0.0.1:0'}", &format!("admin: {{address: '{address}'}}"));
+    std::fs::write(directory.path().join("vaultmux.yaml"), config).expect("a file");
+    let error = refusal(directory.path(), &["serve", "--config", "vaultmux.yaml"]);
+    assert!(
+        error.starts_with(&format!("listeners.admin: cannot listen on {address}: ")),
+        "{error}"
+    );
+}
+
+#[test]
+fn serve_without_anything_to_serve_says_what_to_give() {
+    let directory = directory(&[]);
+    let error = refusal(directory.path(), &["serve"]);
+    for hint in ["--config", "--dev", "VAULTMUX_BACKEND"] {
+        assert!(error.contains(hint), "{error}");
+    }
+    let output = run(directory.path(), &["serve", "--dev", "--config", "x"]);
+    assert_eq!(output.status.code(), Some(2), "they exclude each other");
+}
+
+#[test]
+fn check_tells_good_from_bad() {
+    let directory = directory(&[("vaultmux.yaml", CONFIG), ("policies.yaml", POLICIES)]);
+    let good = run(directory.path(), &["check", "--config", "vaultmux.yaml"]);
+    assert_eq!(good.status.code(), Some(0), "{}", text(&good.stdout));
+    assert!(text(&good.stdout).starts_with("vaultmux.yaml: ok, 1 backends, 1 policies ("));
+    let bad = POLICIES.replace("{namespace}/\"", "prod\"").replace("[GET]", "[]");
+    std::fs::write(directory.path().join("policies.yaml"), bad).expect("a file");
+    let bad = run(directory.path(), &["check", "--config", "vaultmux.yaml"]);
+    let found = text(&bad.stdout);
+    assert_eq!(bad.status.code(), Some(1), "{found}");
+    assert_eq!(found.lines().filter(|line| line.starts_with("error: ")).count(), 2, "{found}");
+    let json = run(directory.path(), &["check", "--config", "vaultmux.yaml", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(json["valid"], false);
+    assert_eq!(json["errors"].as_array().expect("a list").len(), 2);
+    let missing = run(directory.path(), &["check", "--config", "none.yaml"]);
+    assert_eq!(missing.status.code(), Some(2));
+}
+
+#[test]
+fn can_i_answers_with_the_rule_that_says_so() {
+    let directory = directory(&[("vaultmux.yaml", CONFIG), ("policies.yaml", POLICIES)]);
+    let ask = |arguments: &[&str]| {
+        let mut all = vec!["can-i"];
+        all.extend(arguments);
+        all.extend(["--config", "vaultmux.yaml"]);
+        let output = run(directory.path(), &all);
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let allowed = ask(&["prod/api", "get", "prod/key"]);
+    assert_eq!(allowed.0, Some(0), "{allowed:?}");
+    assert_eq!(allowed.1, "allowed by policy own-namespace, spec.to[0]\n");
+    let denied = ask(&["prod/api", "get", "other/key"]);
+    assert_eq!(denied.0, Some(1), "{denied:?}");
+    assert!(denied.1.starts_with("denied: no_match\n"), "{denied:?}");
+    assert!(
+        denied.1.contains("nearest rule that would allow: own-namespace, spec.to[0]"),
+        "{denied:?}"
+    );
+    let reference = "secret://local/shared/stripe#key";
+    let used = ask(&[
+        "prod/api",
+        "use",
+        reference,
+        "--cluster",
+        "stripe",
+        "--host",
+        "API.stripe.test:443",
+    ]);
+    assert_eq!(
+        (used.0, used.1.as_str()),
+        (Some(0), "allowed by policy own-namespace, spec.to[2]\n")
+    );
+    let elsewhere =
+        ask(&["prod/api", "use", reference, "--cluster", "evil", "--host", "api.stripe.test"]);
+    assert_eq!(elsewhere.0, Some(1), "{elsewhere:?}");
+    let unknown = ask(&["prod/api", "use", reference, "--host", "api.stripe.test"]);
+    assert!(unknown.1.contains("missing_attribute\n"), "{unknown:?}");
+    assert!(unknown.1.contains("but destination cluster is not known\n"), "{unknown:?}");
+    assert_eq!(ask(&["prod/api", "GET", "http://orders.test:80/orders/1"]).0, Some(0));
+    assert_eq!(ask(&["prod/api", "POST", "http://orders.test/orders/1"]).0, Some(1));
+    let json = ask(&["prod/api", "get", "other/key", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.1).expect("JSON");
+    assert_eq!(json["allowed"], false);
+    assert_eq!(json["nearest"]["policy"], "own-namespace");
+    for wrong in [
+        ["prod", "get", "prod/key"],
+        ["prod/api", "read", "prod/key"],
+        ["prod/api", "get", "../key"],
+        ["prod/api", "get", "secret://none/key"],
+        ["prod/api", "get", "http://orders.test/"],
+    ] {
+        let answer = ask(&wrong);
+        assert_eq!(answer.0, Some(2), "{wrong:?}");
+        assert!(answer.2.starts_with("error: "), "{answer:?}");
+    }
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    let directory = directory(&[]);
+    for command in ["serve", "check", "can-i"] {
+        let help = run(directory.path(), &[command, "--help"]);
+        assert_eq!(help.status.code(), Some(0));
+        assert!(text(&help.stdout).contains("Examples:"), "{command}");
+    }
+}
