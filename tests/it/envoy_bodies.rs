@@ -152,11 +152,11 @@ async fn oversized_requests_are_refused_or_pass_but_break_nothing() {
         let mesh = modes(body, trailers, false).start().await;
         let huge: Vec<u8> = Upstream::bytes().into_iter().cycle().take(HUGE).collect();
         let expected = sha256(&huge);
-        for client in [mesh.api(), mesh.api().http2()] {
+        for (version, client) in [("HTTP/1.1", mesh.api()), ("HTTP/2", mesh.api().http2())] {
             // A refusal may come while the body is still being sent.
             let sent = client.try_send("POST", "app.test", "/public/", &[], sized(huge.clone()));
             let got = sent.await.map_or(413, |answer| answer.status);
-            assert_eq!(got, status, "{body}");
+            assert_eq!(got, status, "{body}, {version}");
         }
         for received in mesh.app.received() {
             assert_eq!(

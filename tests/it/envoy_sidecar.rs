@@ -29,8 +29,7 @@ async fn sidecar_admits_by_service_account() {
     let directory = tempfile::tempdir().expect("make a directory");
     let certificates = Certificates::create(directory.path());
     // The proxy's own certificate says which workload is being called.
-    certificates
-        .save("tls", &certificates.with_uris(&["spiffe://cluster.local/ns/shop/sa/orders"]));
+    certificates.proxy("spiffe://cluster.local/ns/shop/sa/orders");
     let mut service = Service::start(&[("config.yaml", CONFIG), ("policy.yaml", POLICY)]).await;
     let socket = service.path("grpc.sock").display().to_string();
     assert_eq!(service.grpc(), format!("unix:{socket}"));

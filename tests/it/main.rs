@@ -3,7 +3,6 @@
 mod cli;
 mod demo;
 mod descriptors;
-mod environment;
 mod envoy_authz;
 mod envoy_bodies;
 mod envoy_failure;
@@ -11,6 +10,7 @@ mod envoy_injection;
 mod envoy_secrets;
 mod envoy_sidecar;
 mod envoy_traps;
+mod environment;
 mod harness;
 mod listeners;
 mod readme;

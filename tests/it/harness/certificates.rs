@@ -45,15 +45,14 @@ impl Certificates {
         fs::create_dir_all(directory).expect("make the certificate directory");
         let certificates = Self { authority, directory: directory.to_owned() };
         certificates.write("ca.crt", &certificates.authority.pem());
-        let proxy = certificates.issue(&[
-            uri("spiffe://cluster.local/ns/gateway/sa/envoy"),
-            dns("vaultmux.test"),
-            dns("api.stripe.test"),
-            dns("app.test"),
-        ]);
-        certificates.write("tls.crt", &proxy.certificate_pem);
-        certificates.write("tls.key", &proxy.key_pem);
+        certificates.proxy("spiffe://cluster.local/ns/gateway/sa/envoy");
         certificates
+    }
+
+    /// Writes the proxy's own certificate, which says whose proxy it is.
+    pub(crate) fn proxy(&self, id: &str) {
+        let hosts = ["vaultmux.test", "api.stripe.test", "app.test"].map(dns);
+        self.save("tls", &self.issue(&[&[uri(id)], &hosts[..]].concat()));
     }
 
     /// The certificate of a service account in trust domain `cluster.local`.
