@@ -78,14 +78,11 @@ impl Reloader {
     }
 
     pub(super) async fn reload(&mut self) {
-        match self.try_reload().await {
-            Ok(()) => self.metrics.reload(Some(self.generation)),
-            Err(error) => {
-                self.metrics.reload(None);
-                // A line each, so that none is lost in a long one.
-                for line in error.lines() {
-                    tracing::error!("reload refused, last good configuration stays: {line}");
-                }
+        if let Err(error) = self.try_reload().await {
+            self.metrics.reload(None);
+            // A line each, so that none is lost in a long one.
+            for line in error.lines() {
+                tracing::error!("reload refused, last good configuration stays: {line}");
             }
         }
     }
@@ -126,8 +123,11 @@ impl Reloader {
         self.log_level.set(&config.log.level).map_err(|error| error.to_string())?;
         self.generation += 1;
         let set = PolicySet::compile(&policies, self.generation);
-        build::log_generation(&set);
-        self.current.store(build::snapshot(&config, set, resolver, grants));
+        let snapshot = build::snapshot(&config, set, resolver, grants);
+        let policies_in_force = Arc::clone(&snapshot.policies);
+        self.current.store(snapshot);
+        self.metrics.reload(Some(self.generation));
+        build::log_generation(&policies_in_force);
         if directories(&config) != directories(&self.config) {
             self.watch = Watch::start(&config);
         }

@@ -114,7 +114,12 @@ impl Exchange<'_> {
         };
         let request =
             ApiRequest { method: &method, below, query, body: &[], request_id: &self.request_id };
-        let response = api.answer(self.snapshot, caller, request, self.deadline).await;
+        let mut response = api.answer(self.snapshot, caller, request, self.deadline).await;
+        if method == Method::HEAD {
+            // Envoy takes length and type from a body that it then leaves out.
+            let length = response.body().len();
+            *response.body_mut() = Bytes::from(vec![b' '; length]);
+        }
         self.log("answered", caller.ok(), Some(response.status().as_u16()));
         self.respond(response, "vaultmux_secret_operation")
     }

@@ -3,6 +3,7 @@
 mod cli;
 mod demo;
 mod descriptors;
+mod environment;
 mod envoy_authz;
 mod envoy_bodies;
 mod envoy_failure;
@@ -10,7 +11,6 @@ mod envoy_injection;
 mod envoy_secrets;
 mod envoy_sidecar;
 mod envoy_traps;
-mod environment;
 mod harness;
 mod listeners;
 mod readme;
