@@ -56,7 +56,9 @@ impl Api {
         Self { metrics, edge }
     }
 
-    /// Answers one request. Never fails: what goes wrong is an answer too.
+    /// Answers one request. Never fails: what goes wrong is an answer too. The
+    /// answer to HEAD has the body of GET, for its length: whoever sends it on
+    /// leaves the body out.
     pub async fn answer(
         &self,
         snapshot: &Snapshot,
@@ -64,7 +66,6 @@ impl Api {
         request: ApiRequest<'_>,
         deadline: Instant,
     ) -> Response<Bytes> {
-        let head = request.method == Method::HEAD;
         let request_id = request.request_id.to_owned();
         let answer = self.operate(snapshot, caller, &request, deadline).await;
         let mut response = match answer {
@@ -72,9 +73,6 @@ impl Api {
             Err(problem) => problem.into_response(&request_id),
         };
         finish(response.headers_mut(), &request_id);
-        if head {
-            *response.body_mut() = Bytes::new();
-        }
         response
     }
 

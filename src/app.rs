@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::reload::Reloader;
+use self::reload::{Reloader, Watch};
 use crate::{
     admin,
     config::{Address, Config, Environment, Mode},
@@ -68,6 +68,7 @@ impl App {
         log_level: LogLevel,
     ) -> anyhow::Result<Self> {
         announce(&config);
+        let watch = Watch::start(&config);
         let metrics = Arc::new(Metrics::default());
         let readiness = Readiness::default();
         let built = build::first(&config, Arc::clone(&metrics)).await?;
@@ -120,7 +121,8 @@ impl App {
         }
         readiness.ready();
         let grace = config.shutdown_grace;
-        let reloader = Reloader::new(config, environment, built, current, metrics, log_level);
+        let reloader =
+            Reloader::new(watch, config, environment, built, current, metrics, log_level);
         Ok(Self { addresses, readiness, reloader, servers, stop, cut_off, grace })
     }
 

@@ -61,7 +61,7 @@ impl<T: AsyncRead + AsyncWrite + Send> Io for T {}
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The address is taken, not ours, or not allowed.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Bind {
         /// Where.
         address: Address,

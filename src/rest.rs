@@ -130,6 +130,12 @@ async fn serve(State(rest): State<Rest>, request: Request) -> Response {
         request_id,
         "request"
     );
+    let mut response = response;
+    if method == Method::HEAD {
+        // What GET would send (RFC 9110, section 9.3.2).
+        let length = HeaderValue::from(response.body().len());
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    }
     let bodiless = method == Method::HEAD || status == StatusCode::NO_CONTENT;
     response.map(|body| if bodiless { Body::empty() } else { Body::from(body) })
 }

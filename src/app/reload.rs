@@ -26,11 +26,19 @@ use crate::{
     telemetry::LogLevel,
 };
 
+/// Tells when files change.
+pub(super) struct Watch {
+    changes: mpsc::Receiver<()>,
+    /// Dropping it ends the watch.
+    watcher: Option<RecommendedWatcher>,
+}
+
 /// Changes that come together are read together: an editor or a ConfigMap update
 /// touches several files.
 const QUIET: Duration = Duration::from_millis(200);
 
 pub(super) struct Reloader {
+    watch: Watch,
     config: Config,
     environment: Environment,
     current: Current,
@@ -45,6 +53,7 @@ pub(super) struct Reloader {
 
 impl Reloader {
     pub(super) fn new(
+        watch: Watch,
         config: Config,
         environment: Environment,
         built: Built,
@@ -53,48 +62,19 @@ impl Reloader {
         log_level: LogLevel,
     ) -> Self {
         let policies = built.policies;
-        Self { config, environment, current, metrics, log_level, policies, generation: 1 }
+        Self { watch, config, environment, current, metrics, log_level, policies, generation: 1 }
     }
 
     /// Reloads on SIGHUP and on changes of the files; never returns.
     pub(super) async fn run(&mut self) {
-        let (sender, mut changes) = mpsc::channel(1);
-        let watched = self.watched();
-        // Held for as long as we run: dropping it ends the watch.
-        let watcher = watch(&watched, sender);
-        if let Err(error) = &watcher {
-            tracing::warn!(%error, "files cannot be watched, send SIGHUP after a change");
-        }
         let mut hangup = signal(SignalKind::hangup()).expect("SIGHUP can be caught");
         loop {
             tokio::select! {
                 _ = hangup.recv() => {}
-                Some(()) = changes.recv() => {
-                    let mut quiet = Instant::now() + QUIET;
-                    while let Ok(Some(())) = timeout_at(quiet, changes.recv()).await {
-                        quiet = Instant::now() + QUIET;
-                    }
-                }
+                () = self.watch.changed() => {}
             }
             self.reload().await;
         }
-    }
-
-    fn watched(&self) -> BTreeSet<PathBuf> {
-        // Directories, not files: a ConfigMap is updated by renaming a link that
-        // stands beside the file.
-        let parent = |path: &Path| match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let mut directories: BTreeSet<_> = self.config.path.iter().map(|p| parent(p)).collect();
-        for path in &self.config.policies {
-            directories.insert(if path.is_dir() { path.clone() } else { parent(path) });
-        }
-        if let Some(path) = &self.config.identity.grant.key_file {
-            directories.insert(parent(path));
-        }
-        directories
     }
 
     pub(super) async fn reload(&mut self) {
@@ -148,6 +128,9 @@ impl Reloader {
         let set = PolicySet::compile(&policies, self.generation);
         build::log_generation(&set);
         self.current.store(build::snapshot(&config, set, resolver, grants));
+        if directories(&config) != directories(&self.config) {
+            self.watch = Watch::start(&config);
+        }
         self.policies = policies;
         self.config = config;
         Ok(())
@@ -181,6 +164,49 @@ impl Reloader {
             tracing::warn!(keys = changed.join(", "), "these changes need a restart");
         }
     }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Starts watching. Do so before reading the files: a change in between must
+    /// not be missed.
+    pub(super) fn start(config: &Config) -> Self {
+        let (sender, changes) = mpsc::channel(1);
+        let watcher = watch(&directories(config), sender);
+        if let Err(error) = &watcher {
+            tracing::warn!(%error, "files cannot be watched, send SIGHUP after a change");
+        }
+        Self { changes, watcher: watcher.ok() }
+    }
+
+    /// Waits for a change, and then until there are no more for a moment.
+    async fn changed(&mut self) {
+        if self.watcher.is_none() || self.changes.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        let mut quiet = Instant::now() + QUIET;
+        while let Ok(Some(())) = timeout_at(quiet, self.changes.recv()).await {
+            quiet = Instant::now() + QUIET;
+        }
+    }
+}
+
+/// Directories, not files: a ConfigMap is updated by renaming a link that stands
+/// beside the file.
+fn directories(config: &Config) -> BTreeSet<PathBuf> {
+    let parent = |path: &Path| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let mut directories: BTreeSet<_> = config.path.iter().map(|path| parent(path)).collect();
+    for path in &config.policies {
+        directories.insert(if path.is_dir() { path.clone() } else { parent(path) });
+    }
+    if let Some(path) = &config.identity.grant.key_file {
+        directories.insert(parent(path));
+    }
+    directories
 }
 
 fn watch(

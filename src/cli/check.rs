@@ -60,7 +60,7 @@ impl Check {
         let listeners = [&config.listeners.grpc, &config.listeners.rest];
         for tls in listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
             if let Err(error) = crate::net::check_tls(tls) {
-                errors.push(error.to_string());
+                errors.push(format!("{:#}", anyhow::Error::from(error)));
             }
         }
         if let Some(path) = &config.identity.grant.key_file

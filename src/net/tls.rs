@@ -22,7 +22,7 @@ use crate::config::TlsConfig;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file that is missing, unreadable or not PEM.
-    #[error("{path}: cannot read {what}: {source}", path = .path.display())]
+    #[error("{path}: cannot read {what}", path = .path.display())]
     Read {
         /// Which file.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum TlsError {
         what: &'static str,
     },
     /// Files that do not go together.
-    #[error("{path}: {source}", path = .path.display())]
+    #[error("{path}: cannot be used", path = .path.display())]
     Unusable {
         /// The certificate or authority file.
         path: PathBuf,

@@ -31,6 +31,12 @@ pub(crate) use upstream::{Received, Upstream, sha256};
 
 use std::path::{Path, PathBuf};
 
+/// Whoever holds this may bind the default ports: not every start lets one choose.
+pub(crate) async fn default_ports() -> tokio::sync::MutexGuard<'static, ()> {
+    static PORTS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    PORTS.lock().await
+}
+
 /// A file of this repository.
 pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

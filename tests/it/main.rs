@@ -3,6 +3,7 @@
 mod cli;
 mod demo;
 mod descriptors;
+mod environment;
 mod envoy_authz;
 mod envoy_bodies;
 mod envoy_failure;
@@ -12,5 +13,8 @@ mod envoy_secrets;
 mod envoy_sidecar;
 mod envoy_traps;
 mod harness;
+mod listeners;
+mod readme;
+mod reload;
 mod stub;
 mod tidy;

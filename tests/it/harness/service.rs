@@ -19,6 +19,15 @@ pub(crate) struct Service {
 // === impl Service ===
 
 impl Service {
+    /// Starts it as vaultmux-server was started: with variables and nothing else.
+    pub(crate) async fn start_by_environment(variables: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().expect("make a directory");
+        let mut arguments: Vec<OsString> = vec!["-i".into()];
+        arguments.extend(variables.iter().map(|(key, value)| format!("{key}={value}").into()));
+        arguments.extend([binary().into_os_string(), "serve".into()]);
+        Self::running(Process::start("/usr/bin/env".as_ref(), &arguments).await, directory).await
+    }
+
     /// Starts it with these files, of which `config.yaml` is the configuration, and
     /// returns when all three listeners are bound. `{directory}` in it stands for the
     /// files' directory.
@@ -32,7 +41,10 @@ impl Service {
         }
         let config = directory.path().join("config.yaml");
         let arguments: Vec<OsString> = vec!["serve".into(), "--config".into(), config.into()];
-        let process = Process::start(binary().as_os_str(), &arguments).await;
+        Self::running(Process::start(binary().as_os_str(), &arguments).await, directory).await
+    }
+
+    async fn running(process: Process, directory: TempDir) -> Self {
         let grpc = bound(&process, "grpc").await;
         let rest = bound(&process, "rest").await;
         let admin = bound(&process, "admin").await;
@@ -77,6 +89,20 @@ impl Service {
     /// Asks it to stop, without waiting.
     pub(crate) fn terminate(&self) {
         self.process.signal("TERM");
+    }
+
+    /// Asks it to read its files again.
+    pub(crate) fn hang_up(&self) {
+        self.process.signal("HUP");
+    }
+
+    /// Waits for a log line that holds all of these.
+    pub(crate) async fn logged(&self, words: &[&str]) -> Value {
+        let find = |line: &str| {
+            let found = words.iter().all(|word| line.contains(word));
+            found.then(|| serde_json::from_str(line).expect("JSON lines"))
+        };
+        self.process.wait_stderr(&format!("line with {words:?}"), find).await
     }
 
     /// Waits for it to end by itself.
