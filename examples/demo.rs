@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use harness::{Answer, Mesh, MeshBuilder, Received};
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 const CONFIG: &str = r#"
 mode: development
@@ -215,6 +216,9 @@ async fn wait_for_visitors(mesh: &Mesh) {
     println!("  curl -i http://{rest}/v1/secrets/orders-db");
     println!("\nConfiguration and policies: {}", mesh.service.path("").display());
     println!("Ctrl-C ends it.");
-    // An error here means that signals cannot be waited for: end at once.
-    let _ = tokio::signal::ctrl_c().await;
+    let mut terminate = signal(SignalKind::terminate()).expect("wait for SIGTERM");
+    tokio::select! {
+        _ = terminate.recv() => {},
+        interrupted = tokio::signal::ctrl_c() => interrupted.expect("wait for Ctrl-C"),
+    }
 }

@@ -30,6 +30,7 @@ async fn killed_service_lets_nothing_pass() {
         assert_eq!(answer.status, 503, "{host}: {}", answer.text());
     }
     assert_eq!((mesh.app.received().len(), mesh.payment.received().len()), (1, 0));
+    mesh.assert_silent();
 }
 
 /// ext_authz says yes, and then ext_proc cannot be reached.
@@ -88,6 +89,7 @@ async fn stopping_service_finishes_what_it_began() {
         assert_eq!(received.body_sha256, sha256(&bytes), "{mode}");
         assert_eq!(received.header("x-api-key"), ["canary-stripe-9Lm"], "{mode}");
         assert_eq!(mesh.service.exit_code().await, 0, "{mode}");
+        mesh.assert_silent();
     }
 }
 
@@ -126,6 +128,7 @@ async fn stopping_service_serves_or_refuses() {
     let received = mesh.payment.received();
     assert_eq!(received.len(), served);
     assert!(received.iter().all(|one| one.header("x-api-key") == ["canary-stripe-9Lm"]));
+    mesh.assert_silent();
 }
 
 /// Envoy ends every stream by resetting it; that is no error and must not look like one.

@@ -7,6 +7,7 @@ mod environment;
 mod envoy_authz;
 mod envoy_bodies;
 mod envoy_failure;
+mod envoy_identity;
 mod envoy_injection;
 mod envoy_secrets;
 mod envoy_sidecar;

@@ -54,6 +54,8 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // Ctrl-C is for us; it ends the rest in order.
+            .process_group(0)
             .spawn()
             .expect("start bash");
         let stdin = keeper.stdin.take();
