@@ -74,10 +74,12 @@ spec:
 
 const BEARER: (&str, &str) = ("authorization", "Bearer {{secret://local/stripe}}");
 
-/// One request: who asked what, what came back, and whether that was promised.
+/// One request: who asked what, what came of it, who decided, and whether that was
+/// promised.
 struct Row {
     who: &'static str,
     what: &'static str,
+    status: u16,
     came: String,
     why: String,
     kept: bool,
@@ -95,14 +97,7 @@ async fn main() -> ExitCode {
         reference_elsewhere(&mesh).await,
         plain_rest(&mesh).await,
     ];
-    for (number, row) in rows.iter().enumerate() {
-        let verdict = if row.kept { "as promised" } else { "NOT AS PROMISED" };
-        println!("{}. {}", number + 1, row.what);
-        println!("     from   {}", row.who);
-        println!("     got    {}", row.came);
-        println!("     why    {}", row.why);
-        println!("     {verdict}\n");
-    }
+    print(&rows);
     if keep {
         wait_for_visitors(&mesh).await;
     }
@@ -111,14 +106,44 @@ async fn main() -> ExitCode {
     if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+fn print(rows: &[Row]) {
+    let heads = ["caller", "request", "answer", "what came of it", "decided by", ""];
+    let mut table = vec![heads.map(str::to_owned)];
+    table.extend(rows.iter().map(|row| {
+        let verdict = if row.kept { "as promised" } else { "NOT AS PROMISED" };
+        [
+            row.who.to_owned(),
+            row.what.to_owned(),
+            row.status.to_string(),
+            row.came.clone(),
+            row.why.clone(),
+            verdict.to_owned(),
+        ]
+    }));
+    let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..heads.len()).filter_map(width).collect();
+    for (number, row) in table.iter().enumerate() {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        println!("{}", cells.join("  ").trim_end());
+        if number == 0 {
+            let rules: Vec<String> = widths.iter().map(|width| "─".repeat(*width)).collect();
+            println!("{}", rules.join("  "));
+        }
+    }
+    println!("\nEvery request but the last showed a client certificate to Envoy; the last went");
+    println!("past it, from this machine. The header was `authorization: {}`.\n", BEARER.1);
+}
+
 async fn allowed_read(mesh: &Mesh) -> Row {
     let answer = mesh.api().get("vaultmux.test", "/v1/secrets/orders-db").await;
     Row {
-        who: "payments/api (mTLS)",
-        what: "GET https://vaultmux.test/v1/secrets/orders-db, answered by the filter",
-        came: shown(&answer),
+        who: "payments/api",
+        what: "read vaultmux.test/v1/secrets/orders-db",
+        status: answer.status,
+        came: value(&answer),
         why: why(mesh, 0).await,
-        kept: answer.status == 200 && answer.text().contains("demo-password"),
+        kept: answer.status == 200 && value(&answer) == "value demo-password",
     }
 }
 
@@ -126,9 +151,10 @@ async fn denied_read(mesh: &Mesh) -> Row {
     let answer = mesh.client("shop", "web").get("vaultmux.test", "/v1/secrets/orders-db").await;
     let why = why(mesh, 1).await;
     Row {
-        who: "shop/web (mTLS)",
-        what: "GET https://vaultmux.test/v1/secrets/orders-db",
-        came: shown(&answer),
+        who: "shop/web",
+        what: "read vaultmux.test/v1/secrets/orders-db",
+        status: answer.status,
+        came: value(&answer),
         kept: answer.status == 403
             && why.contains("shop-reads-nothing")
             && !answer.text().contains("demo-password"),
@@ -141,13 +167,10 @@ async fn reference_to_its_destination(mesh: &Mesh) -> Row {
     let received = mesh.payment.received();
     let arrived = received.last().map(|request| request.header("authorization").join(", "));
     Row {
-        who: "payments/api (mTLS)",
-        what: "GET https://api.stripe.test/v1/charges with `authorization: Bearer {{secret://local/stripe}}`",
-        came: format!(
-            "{}; upstream received `{}`",
-            answer.status,
-            arrived.as_deref().unwrap_or("")
-        ),
+        who: "payments/api",
+        what: "GET api.stripe.test/v1/charges + header",
+        status: answer.status,
+        came: format!("upstream received `{}`", arrived.as_deref().unwrap_or("nothing")),
         why: why(mesh, 2).await,
         kept: answer.status == 200 && arrived.as_deref() == Some("Bearer sk_live_demo"),
     }
@@ -157,9 +180,10 @@ async fn reference_elsewhere(mesh: &Mesh) -> Row {
     let answer = mesh.api().request("GET", "app.test", "/v1/charges", &[BEARER]).await;
     let arrived: Vec<Received> = mesh.app.received();
     Row {
-        who: "payments/api (mTLS)",
-        what: "GET https://app.test/v1/charges with the same header",
-        came: format!("{}; upstream received {} requests", shown(&answer), arrived.len()),
+        who: "payments/api",
+        what: "GET app.test/v1/charges + same header",
+        status: answer.status,
+        came: format!("upstream received {} requests", arrived.len()),
         why: why(mesh, 3).await,
         kept: answer.status == 403 && arrived.is_empty(),
     }
@@ -168,26 +192,35 @@ async fn reference_elsewhere(mesh: &Mesh) -> Row {
 async fn plain_rest(mesh: &Mesh) -> Row {
     let answer = mesh.service.rest_client().get("localhost", "/v1/secrets/orders-db").await;
     Row {
-        who: "a process of the same pod (payments/api by configuration)",
-        what: "GET http://localhost/v1/secrets/orders-db, past any proxy",
-        came: shown(&answer),
-        why: "plain REST, same policy".to_owned(),
-        kept: answer.status == 200 && answer.text().contains("demo-password"),
+        who: "local process",
+        what: "read localhost/v1/secrets/orders-db",
+        status: answer.status,
+        came: value(&answer),
+        why: "the same policy, by REST".to_owned(),
+        kept: answer.status == 200 && value(&answer) == "value demo-password",
     }
 }
 
-/// What Envoy's access log says about a request, without the empty parts.
+/// What Envoy's access log says about a request: the policy that `ext_authz` named,
+/// or the reason that `ext_proc` gave for a refusal.
 async fn why(mesh: &Mesh, number: usize) -> String {
     let line = mesh.envoy.access(number).await;
-    let parts = ["policy", "reason", "details", "decision"].into_iter().filter_map(|key| {
-        let text = line.get(key).and_then(Value::as_str)?;
-        (text != "-").then(|| format!("{key} {text}"))
-    });
-    parts.collect::<Vec<_>>().join(", ")
+    let details = line["details"].as_str().unwrap_or_default();
+    let policy = line["policy"].as_str().unwrap_or_default();
+    match details.strip_prefix("vaultmux_denied_") {
+        Some(reason) => format!("ext_proc: {reason} for this destination"),
+        None => format!("policy {policy}"),
+    }
 }
 
-fn shown(answer: &Answer) -> String {
-    format!("{} {}", answer.status, answer.text())
+/// The value in an answer of the secrets API, or its error.
+fn value(answer: &Answer) -> String {
+    let body: Value = answer.json();
+    match (body["value"].as_str(), body["error"].as_str()) {
+        (Some(value), _) => format!("value {value}"),
+        (None, Some(error)) => format!("error {error}"),
+        (None, None) => "neither value nor error".to_owned(),
+    }
 }
 
 async fn wait_for_visitors(mesh: &Mesh) {
