@@ -9,6 +9,7 @@ mod envoy_bodies;
 mod envoy_failure;
 mod envoy_identity;
 mod envoy_injection;
+mod envoy_panic;
 mod envoy_secrets;
 mod envoy_sidecar;
 mod envoy_traps;
