@@ -145,6 +145,11 @@ impl Policies {
                 problems.push(unreadable(file, &message));
                 continue;
             }
+            // Most often a file that is being written: not the same as no policy.
+            if text.is_empty() {
+                problems.push(unreadable(file, "is empty; remove it if it holds no policy"));
+                continue;
+            }
             for document in yaml::documents(text) {
                 let node = match document {
                     Ok(node) => node,

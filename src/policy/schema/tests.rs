@@ -289,6 +289,12 @@ fn huge_policies_are_refused() {
 }
 
 #[test]
+fn an_empty_file_is_not_taken_for_no_policy() {
+    assert!(problems("")[0].contains("p.yaml: cannot be read: is empty"));
+    assert!(problems("# none yet\n").is_empty());
+}
+
+#[test]
 fn the_example_of_the_documentation_is_valid() {
     let text = "\
 apiVersion: vaultmux.dev/v1alpha1
