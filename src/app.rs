@@ -104,7 +104,7 @@ impl App {
 
         let settings = RestSettings {
             local_listener: addresses.rest.is_local(),
-            default_backend: config.default_backend().to_owned(),
+            require_request_header: listeners.require_request_header,
         };
         let router = Rest::new(current.clone(), Arc::clone(&metrics), settings).into_router();
         let server = axum::serve(rest.accept(), router).with_graceful_shutdown(stopped());

@@ -28,7 +28,7 @@ pub use self::{
 };
 use crate::{
     injection::Injection,
-    operation::{SECRETS_PATH, SecretRoute, SecretRoutes},
+    operation::SecretRoutes,
     resolver::CacheSettings,
     secret::{BackendName, Catalog},
     snapshot::Limits,
@@ -146,18 +146,6 @@ impl Config {
         config.embedded_policies = Some(DEVELOPMENT_POLICIES);
         config
     }
-
-    /// The store that bare names belong to, as `/health` reports it.
-    #[must_use]
-    pub fn default_backend(&self) -> &str {
-        self.catalog.default_backend().map_or("", BackendName::as_str)
-    }
-}
-
-/// Any host, under the REST path: right where the proxy routes nothing else there.
-fn default_secret_routes() -> SecretRoutes {
-    let route = SecretRoute::new(&["vaultmux.*".to_owned(), "vaultmux".to_owned()], SECRETS_PATH);
-    SecretRoutes::new(vec![route.expect("constant route is valid")])
 }
 
 #[cfg(test)]

@@ -14,12 +14,13 @@ use envoy_types::pb::envoy::service::auth::v3::{
     CheckRequest, CheckResponse,
     authorization_server::{Authorization, AuthorizationServer},
 };
+use percent_encoding::percent_decode_str;
 use tonic::{Request, Response, Status};
 
-use self::attributes::{Check, Subject};
+use self::attributes::{Check, Http, Subject};
 use crate::{
     api::{identity_reason, record_decision},
-    identity::{GrantScope, Principal},
+    identity::{GrantScope, Principal, ServiceAccount},
     metrics::{Edge, Metrics},
     operation::{SecretOperation, check_target, split_query},
     policy::{Decision, Denial, HttpRequest, Reason, Verb, canonical_host},
@@ -43,8 +44,8 @@ struct Outcome<'a> {
     decision: Result<Decision, Denial>,
     /// The request that a grant may be bound to; none for TCP.
     scope: Option<GrantScope<'a>>,
-    /// Whether the request goes to the secrets API, which then gets the grant.
-    secret_operation: bool,
+    /// Whether the route leads to our own REST, which then gets the grant.
+    forward_grant: bool,
 }
 
 // === impl ExtAuthz ===
@@ -75,7 +76,7 @@ impl ExtAuthz {
                     sealed.inspect_err(|error| tracing::error!(%error, "seal grant failed")).ok()
                 });
                 let sent = attributes::own_headers(request);
-                response::ok(&principal, &decision, grant, outcome.secret_operation, sent)
+                response::ok(&principal, &decision, grant, outcome.forward_grant, sent)
             }
             (Err(denial), principal) => response::denied(&denial, principal.as_ref()),
             // Unreachable by construction, and denied all the same.
@@ -95,7 +96,8 @@ impl Authorization for ExtAuthz {
 }
 
 fn decide<'a>(snapshot: &Snapshot, check: Check<'a>) -> Outcome<'a> {
-    let scope = match &check.subject {
+    let Check { evidence, subject, destination, forward_grant } = check;
+    let scope = match &subject {
         Subject::Http(http) => Some(GrantScope {
             method: http.method,
             host: http.host,
@@ -107,16 +109,16 @@ fn decide<'a>(snapshot: &Snapshot, check: Check<'a>) -> Outcome<'a> {
         principal: None,
         decision: refuse(Reason::NoIdentity),
         scope,
-        secret_operation: false,
+        forward_grant: false,
     };
-    let principal = match snapshot.principal(check.evidence) {
+    let principal = match snapshot.principal(evidence) {
         Ok(principal) => principal,
         Err(error) => {
             outcome.decision = refuse(identity_reason(error));
             return outcome;
         }
     };
-    outcome.decision = match &check.subject {
+    outcome.decision = match &subject {
         Subject::Connection(connection) => {
             snapshot.policies.authorize_connection(&principal, connection)
         }
@@ -127,22 +129,22 @@ fn decide<'a>(snapshot: &Snapshot, check: Check<'a>) -> Outcome<'a> {
                 .and_then(|host| snapshot.secret_routes.below(&host, path));
             match below {
                 Some(below) if check_target(path).is_ok() => {
-                    outcome.secret_operation = true;
+                    outcome.forward_grant = forward_grant;
                     let parsed =
                         SecretOperation::parse(http.method, below, query, &snapshot.catalog);
                     match parsed {
-                        Ok(operation) => secret_decision(snapshot, &principal, &operation),
+                        Ok(operation) => {
+                            match veto(snapshot, &principal, destination.as_ref(), http) {
+                                Some(denial) => Err(denial),
+                                None => secret_decision(snapshot, &principal, &operation),
+                            }
+                        }
                         Err(_) => refuse(Reason::Malformed),
                     }
                 }
                 Some(_) => refuse(Reason::Malformed),
                 None => {
-                    match HttpRequest::new(
-                        http.method,
-                        http.host,
-                        http.path,
-                        check.destination.clone(),
-                    ) {
+                    match HttpRequest::new(http.method, http.host, http.path, destination.clone()) {
                         Ok(request) => snapshot.policies.authorize_http(&principal, &request),
                         Err(_) => refuse(Reason::Malformed),
                     }
@@ -156,6 +158,30 @@ fn decide<'a>(snapshot: &Snapshot, check: Check<'a>) -> Outcome<'a> {
 
 fn refuse(reason: Reason) -> Result<Decision, Denial> {
     Err(Denial::new(reason))
+}
+
+/// The Deny for requests in the mesh that also covers a secret operation. The
+/// caller chooses the host, and must not choose its way around a Deny by it.
+fn veto(
+    snapshot: &Snapshot,
+    principal: &Principal,
+    destination: Option<&ServiceAccount>,
+    http: &Http<'_>,
+) -> Option<Denial> {
+    // Decoded, as the secret's name is; what was accepted as a name is plain then.
+    let path = percent_decode_str(split_query(http.path).0).decode_utf8_lossy();
+    let denial = match HttpRequest::new(http.method, http.host, &path, destination.cloned()) {
+        Ok(request) => snapshot.policies.authorize_http(principal, &request).err()?,
+        Err(_) => Denial::new(Reason::Malformed),
+    };
+    match denial.reason {
+        Reason::NoMatch | Reason::MissingAttribute(_) => None,
+        Reason::NoIdentity
+        | Reason::InvalidIdentity
+        | Reason::Malformed
+        | Reason::DeniedByPolicy
+        | Reason::PolicyInvalid => Some(denial),
+    }
 }
 
 fn secret_decision(

@@ -90,6 +90,17 @@ pub enum InvalidInjection {
     Host(String),
 }
 
+/// Whether a header is never rewritten: it routes the request or frames its
+/// body, or Envoy would drop the change without a word.
+#[must_use]
+pub fn is_fixed(name: &str) -> bool {
+    const FIXED: [&str; 3] = ["host", "content-length", "transfer-encoding"];
+    const ENVOY: &[u8] = b"x-envoy-";
+    name.starts_with(':')
+        || FIXED.iter().any(|fixed| name.eq_ignore_ascii_case(fixed))
+        || name.as_bytes().get(..ENVOY.len()).is_some_and(|head| head.eq_ignore_ascii_case(ENVOY))
+}
+
 // === impl Template ===
 
 impl Template {

@@ -246,10 +246,15 @@ impl Metrics {
         self.ext_proc_references.get_or_create(&ResultLabels { result }).inc();
     }
 
+    /// The policies that are in force from now on.
+    pub fn policy_generation(&self, generation: u64) {
+        self.policy_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
     /// A load of configuration and policies that took effect, or did not.
     pub fn reload(&self, generation: Option<u64>) {
         if let Some(generation) = generation {
-            self.policy_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+            self.policy_generation(generation);
         }
         let result = if generation.is_some() { "ok" } else { "error" };
         self.reloads.get_or_create(&ResultLabels { result }).inc();

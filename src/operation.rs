@@ -49,9 +49,9 @@ pub enum InvalidRoute {
 /// What a request does to secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretOperation {
-    /// Lists one backend, or all of them.
+    /// Lists one backend.
     List {
-        /// The backend that the request named.
+        /// The backend that the request named; the default one without.
         backend: Option<BackendName>,
     },
     /// Creates a secret whose name is in the body.

@@ -14,13 +14,14 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     api::{self, Api, ApiRequest, Problem, ProblemCode, REQUEST_ID},
     metrics::{Edge, Metrics},
     operation::SECRETS_PATH,
     policy::DecisionId,
+    secret::BackendName,
     snapshot::Current,
 };
 
@@ -38,8 +39,9 @@ pub struct Rest {
 pub struct RestSettings {
     /// Whether only processes of this machine can connect.
     pub local_listener: bool,
-    /// The backend that `/health` names, as vaultmux-server does.
-    pub default_backend: String,
+    /// Whether local callers must send `x-vaultmux-request`, which a browser or a
+    /// workload that was tricked into fetching a URL does not.
+    pub require_request_header: bool,
 }
 
 // === impl Rest ===
@@ -72,22 +74,23 @@ impl Rest {
             Some(below) if below.is_empty() || below.starts_with('/') => below,
             _ => return api::not_found(request_id),
         };
-        let body = match Limited::new(body, snapshot.limits.request_body).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) => {
-                let code = match error.downcast_ref::<LengthLimitError>() {
-                    Some(_) => ProblemCode::BodyTooLarge,
-                    None => ProblemCode::InvalidBody,
-                };
-                return api::refuse(Problem::new(code), request_id);
-            }
-        };
-        let local = snapshot.local.as_ref().filter(|_| self.settings.local_listener);
-        let evidence = match caller::evidence(&head, &snapshot.grants, local) {
-            Ok(evidence) => evidence,
+        let local = snapshot.local.as_ref().filter(|_| {
+            self.settings.local_listener
+                && (!self.settings.require_request_header
+                    || head.headers.contains_key(caller::REQUEST))
+        });
+        // Strangers are told so before they may send a body.
+        let caller = match caller::evidence(&head, &snapshot.grants, local) {
+            Ok(evidence) => snapshot.principal(evidence),
             Err(denial) => return api::refuse(denial.into(), request_id),
         };
-        let caller = snapshot.principal(evidence);
+        let body = match &caller {
+            Err(_) => Bytes::new(),
+            Ok(_) => match read(body, snapshot.limits.request_body, deadline).await {
+                Ok(body) => body,
+                Err(code) => return api::refuse(Problem::new(code), request_id),
+            },
+        };
         let request = ApiRequest {
             method: &head.method,
             below,
@@ -101,7 +104,7 @@ impl Rest {
 
     fn health(&self, request_id: &str) -> http::Response<Bytes> {
         let body = serde_json::json!({
-            "backend": self.settings.default_backend,
+            "backend": self.current.load().catalog.default_backend().map(BackendName::as_str),
             "status": "healthy",
         });
         let mut response = http::Response::new(Bytes::from(body.to_string()));
@@ -109,6 +112,16 @@ impl Rest {
         response.headers_mut().insert(header::CONTENT_TYPE, json);
         api::finish(response.headers_mut(), request_id);
         response
+    }
+}
+
+/// The whole body, unless it is too long or too slow.
+async fn read(body: Body, limit: usize, deadline: Instant) -> Result<Bytes, ProblemCode> {
+    match timeout_at(deadline, Limited::new(body, limit).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ProblemCode::BodyTooLarge),
+        Ok(Err(_)) => Err(ProblemCode::InvalidBody),
+        Err(_) => Err(ProblemCode::BodyTooSlow),
     }
 }
 

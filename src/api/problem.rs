@@ -40,6 +40,8 @@ pub enum ProblemCode {
     AlreadyExists,
     /// The body is over the limit.
     BodyTooLarge,
+    /// The body did not arrive in time.
+    BodyTooSlow,
     /// The store refused us or answered nonsense.
     BackendRefused,
     /// The store is down or failing.
@@ -90,6 +92,7 @@ impl ProblemCode {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::AlreadyExists => StatusCode::CONFLICT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BackendRefused => StatusCode::BAD_GATEWAY,
             Self::BackendUnavailable | Self::BackendThrottled => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
@@ -102,7 +105,9 @@ impl ProblemCode {
             Self::MalformedRequest => "malformed request",
             Self::InvalidReference => "invalid secret reference",
             Self::InvalidBody => "invalid request body",
-            Self::NoIdentity => "no identity: call through the mesh, or see the identity settings",
+            Self::NoIdentity => {
+                "no identity: call through the mesh, or from the same pod with x-vaultmux-request: true"
+            }
             Self::InvalidIdentity => "invalid identity",
             Self::Forbidden => "forbidden",
             Self::NoRoute => "no such path",
@@ -110,6 +115,7 @@ impl ProblemCode {
             Self::MethodNotAllowed => "method not allowed",
             Self::AlreadyExists => "secret already exists",
             Self::BodyTooLarge => "request body too large",
+            Self::BodyTooSlow => "request body did not arrive in time",
             Self::BackendRefused => "the secret store refused the request",
             Self::BackendUnavailable => "the secret store is unavailable",
             Self::BackendThrottled => "the secret store is throttling",

@@ -94,6 +94,11 @@ impl Reloader {
             }
             None => self.config.clone(),
         };
+        if config.mode != self.config.mode {
+            // The mode decides what the listeners, which stay, may be open to.
+            let (from, to) = (self.config.mode, config.mode);
+            return Err(format!("mode: {from:?} cannot become {to:?} without a restart"));
+        }
         self.warn_of_restart(&config);
         let policies = match build::load_policies(&config) {
             Ok(policies) => policies,
@@ -138,19 +143,24 @@ impl Reloader {
 
     /// Keeps the last good policies, but denies these subjects everything.
     fn deny(&mut self, denied: &[crate::policy::Subjects]) {
+        if denied.is_empty() {
+            return;
+        }
         let before = self.current.load_full();
         self.generation += 1;
         let set = PolicySet::compile_denying(&self.policies, denied, self.generation);
         let mut snapshot = (*before).clone();
         snapshot.policies = Arc::new(set);
         self.current.store(snapshot);
+        self.metrics.policy_generation(self.generation);
+        tracing::error!(
+            policy.generation = self.generation,
+            "a Deny policy cannot be read: its subjects are denied everything until it can"
+        );
     }
 
     fn warn_of_restart(&self, config: &Config) {
         let mut changed = Vec::new();
-        if config.mode != self.config.mode {
-            changed.push("mode");
-        }
         if config.listeners != self.config.listeners {
             changed.push("listeners");
         }
@@ -214,10 +224,7 @@ fn watch(
     sender: mpsc::Sender<()>,
 ) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let changed = event.is_ok_and(|event| {
-            matches!(event.kind, EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_))
-        });
-        if changed {
+        if event.is_ok_and(|event| is_change(&event.kind)) {
             // Full means that a reload is due already.
             let _ = sender.try_send(());
         }
@@ -226,4 +233,31 @@ fn watch(
         watcher.watch(directory, RecursiveMode::NonRecursive)?;
     }
     Ok(watcher)
+}
+
+/// Whether an event is more than someone reading. Our own reload reads every file:
+/// taken for a change, that would start the next one.
+fn is_change(kind: &EventKind) -> bool {
+    matches!(kind, EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind, RenameMode};
+
+    use super::*;
+
+    #[test]
+    fn reading_a_file_is_no_change() {
+        for kind in [AccessKind::Read, AccessKind::Open(AccessMode::Read), AccessKind::Any] {
+            assert!(!is_change(&EventKind::Access(kind)), "{kind:?}");
+        }
+        for kind in [
+            EventKind::Create(CreateKind::File),
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)),
+            EventKind::Remove(RemoveKind::File),
+        ] {
+            assert!(is_change(&kind), "{kind:?}");
+        }
+    }
 }

@@ -49,7 +49,7 @@ impl Environment {
         }
         let quoted = |text: &str| serde_json::to_string(text).expect("text is always JSON");
         let mut yaml = format!(
-            "mode: sidecar\nlisteners: {{rest: {{address: '127.0.0.1:{port}'}}}}\n\
+            "mode: sidecar\nlisteners:\n  rest: {{address: '127.0.0.1:{port}', require_request_header: false}}\n\
              backends:\n  awssecrets:\n    type: aws_secrets_manager\n    prefix: {}\n",
             quoted(self.0.get("VAULTMUX_PREFIX").map_or("vaultmux/", String::as_str)),
         );
@@ -57,6 +57,11 @@ impl Environment {
             if let Some(value) = self.get(variable) {
                 yaml.push_str(&format!("    {key}: {}\n", quoted(value)));
             }
+        }
+        // Outside Kubernetes there is no token to tell who the pod is, and the store's
+        // own credentials are all that decides: any name will do.
+        if super::identity::pods_own_account().is_none() {
+            yaml.push_str("identity: {local: {namespace: default, service_account: default}}\n");
         }
         file::parse(&yaml, path, self).map(Some)
     }

@@ -11,7 +11,7 @@ use super::{
     file::{Context, Period},
 };
 use crate::{
-    injection::{InjectedValue, Injection, InjectionMatch, InvalidInjection, Template},
+    injection::{InjectedValue, Injection, InjectionMatch, InvalidInjection, Template, is_fixed},
     secret::Catalog,
 };
 
@@ -28,7 +28,7 @@ pub struct ExtProcConfig {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ExtProcFile {
-    message_budget: Option<Period>,
+    message_budget: Option<Spanned<Period>>,
     mode_override: Option<bool>,
     injections: Vec<Spanned<InjectionFile>>,
 }
@@ -75,10 +75,16 @@ impl ExtProcFile {
         catalog: &Catalog,
         context: &Context<'_>,
     ) -> Result<(ExtProcConfig, Vec<Injection>), ConfigError> {
-        let config = ExtProcConfig {
-            message_budget: self.message_budget.map_or(Duration::from_millis(150), |p| p.0),
-            mode_override: self.mode_override.unwrap_or(true),
+        let message_budget = match self.message_budget {
+            None => Duration::from_millis(150),
+            Some(budget) if budget.value.0.is_zero() => {
+                let (at, key) = (line(&budget), "ext_proc.message_budget");
+                return Err(ConfigError::key(context.path, at, key, "must be longer than 0"));
+            }
+            Some(budget) => budget.value.0,
         };
+        let config =
+            ExtProcConfig { message_budget, mode_override: self.mode_override.unwrap_or(true) };
         let mut injections: Vec<Injection> = Vec::new();
         for file in self.injections {
             let at = line(&file);
@@ -119,9 +125,11 @@ fn injection(file: InjectionFile, catalog: &Catalog) -> Result<Injection, String
     for header in file.set_headers {
         let name = HeaderName::from_bytes(header.name.as_bytes())
             .map_err(|_| format!("set_headers: {:?} is not a header name", header.name))?;
-        // Envoy refuses these by its default mutation rules.
-        if name == "host" || name == "content-length" || name.as_str().starts_with("x-envoy-") {
+        if is_fixed(name.as_str()) {
             return Err(format!("set_headers: {name} cannot be set by ext_proc"));
+        }
+        if name.as_str().starts_with("x-vaultmux-") {
+            return Err(format!("set_headers: {name} is the service's own"));
         }
         let value = Template::parse(&header.value, catalog)
             .map_err(|error| format!("set_headers.{name}: {error}"))?;

@@ -28,6 +28,9 @@ use crate::{
 /// A configuration is written by people; a megabyte of it is a mistake.
 const MAX_FILE: usize = 1 << 20;
 
+/// The longest duration that a setting can have.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// What every check needs.
 pub(super) struct Context<'a> {
     pub(super) path: &'a Path,
@@ -170,7 +173,9 @@ impl File {
         };
 
         let secret_routes = match self.secret_routes {
-            None => super::default_secret_routes(),
+            // None by default: the caller chooses the Host header, so which hosts mean
+            // the secrets API is for the operator to say.
+            None => SecretRoutes::default(),
             Some(routes) => {
                 let check = |route: Spanned<SecretRouteFile>| {
                     SecretRoute::new(&route.value.hosts, &route.value.prefix).map_err(|error| {
@@ -253,9 +258,14 @@ impl<'de> Deserialize<'de> for Period {
         if text == "0" {
             return Ok(Self(Duration::ZERO));
         }
-        humantime::parse_duration(&text).map(Self).map_err(|_| {
+        let period = humantime::parse_duration(&text).map_err(|_| {
             D::Error::custom(format!("{text:?} is not a duration such as 150ms, 60s or 5m"))
-        })
+        })?;
+        // Adding it to a clock must not overflow, and nobody means longer.
+        if period > LONGEST {
+            return Err(D::Error::custom(format!("{text:?} is longer than a year")));
+        }
+        Ok(Self(period))
     }
 }
 

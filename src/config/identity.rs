@@ -101,9 +101,13 @@ impl IdentityFile {
                     ConfigError::key(context.path, line(&local), "identity.local", message)
                 })?)
             }
-            (None, Mode::Sidecar) => Some(pods_own_account().unwrap_or_else(|| {
-                ServiceAccount::new("default", "default").expect("constants are valid")
-            })),
+            (None, Mode::Sidecar) => Some(pods_own_account().ok_or_else(|| {
+                let message = format!(
+                    "is needed, because there is no service account token at {POD_TOKEN} to \
+                     tell who this pod is"
+                );
+                ConfigError::key(context.path, None, "identity.local", message)
+            })?),
             (None, Mode::Cluster | Mode::Development) => None,
         };
         let local = local.map(|service_account| SpiffeId {
@@ -131,7 +135,7 @@ impl IdentityFile {
 /// The service account in the pod's own projected token. The token is read from
 /// our own file system and says who we are, not who a caller is: its signature
 /// is the API server's business.
-fn pods_own_account() -> Option<ServiceAccount> {
+pub(super) fn pods_own_account() -> Option<ServiceAccount> {
     #[derive(Deserialize)]
     struct Claims {
         sub: String,

@@ -20,6 +20,8 @@ pub struct Listeners {
     pub rest: ListenerConfig,
     /// Probes and metrics.
     pub admin: ListenerConfig,
+    /// Whether local callers of REST must send `x-vaultmux-request`.
+    pub require_request_header: bool,
 }
 
 /// One listener.
@@ -55,7 +57,7 @@ pub struct TlsConfig {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ListenersFile {
     grpc: Option<TlsListenerFile>,
-    rest: Option<TlsListenerFile>,
+    rest: Option<RestListenerFile>,
     admin: Option<ListenerFile>,
 }
 
@@ -64,6 +66,14 @@ pub(super) struct ListenersFile {
 struct TlsListenerFile {
     address: Spanned<String>,
     tls: Option<TlsFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RestListenerFile {
+    address: Option<Spanned<String>>,
+    tls: Option<TlsFile>,
+    require_request_header: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -84,35 +94,54 @@ struct TlsFile {
 
 impl ListenersFile {
     pub(super) fn check(self, mode: Mode, context: &Context<'_>) -> Result<Listeners, ConfigError> {
-        let admin = self.admin.map(|file| TlsListenerFile { address: file.address, tls: None });
+        let parts = |file: TlsListenerFile| (Some(file.address), file.tls);
+        let (grpc, grpc_tls) = self.grpc.map_or((None, None), parts);
+        let admin = self.admin.map(|file| file.address);
+        // A browser or a tricked workload in the pod reaches loopback too.
+        let mut require_request_header = mode == Mode::Sidecar;
+        let (rest, rest_tls) = match self.rest {
+            None => (None, None),
+            Some(file) => {
+                require_request_header =
+                    file.require_request_header.unwrap_or(require_request_header);
+                (file.address, file.tls)
+            }
+        };
         Ok(Listeners {
-            grpc: listener("grpc", self.grpc, 9191, mode, context)?,
-            rest: listener("rest", self.rest, 8080, mode, context)?,
-            admin: listener("admin", admin, 9090, mode, context)?,
+            grpc: listener("grpc", grpc, grpc_tls, 9191, mode, context)?,
+            rest: listener("rest", rest, rest_tls, 8080, mode, context)?,
+            admin: listener("admin", admin, None, 9090, mode, context)?,
+            require_request_header,
         })
     }
 }
 
 fn listener(
     name: &str,
-    file: Option<TlsListenerFile>,
+    address: Option<Spanned<String>>,
+    tls: Option<TlsFile>,
     default_port: u16,
     mode: Mode,
     context: &Context<'_>,
 ) -> Result<ListenerConfig, ConfigError> {
-    let Some(file) = file else {
+    let tls = tls.map(|tls| TlsConfig {
+        cert_file: context.resolve(&tls.cert_file),
+        key_file: context.resolve(&tls.key_file),
+        client_ca_file: tls.client_ca_file.map(|path| context.resolve(&path)),
+    });
+    let Some(text) = address else {
         let address = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], default_port)));
-        return Ok(ListenerConfig { address, tls: None });
+        return Ok(ListenerConfig { address, tls });
     };
     let refuse = |message: &str| {
         let key = format!("listeners.{name}.address");
-        let message = format!("{:?} {message}", file.address.value);
-        Err(ConfigError::key(context.path, line(&file.address), key, message))
+        let message = format!("{:?} {message}", text.value);
+        Err(ConfigError::key(context.path, line(&text), key, message))
     };
-    let address = match file.address.value.strip_prefix("unix:") {
+    let address = match text.value.strip_prefix("unix:") {
         Some(path) if !path.is_empty() => Address::Unix(context.resolve(path)),
         Some(_) => return refuse("has no path"),
-        None => match file.address.value.parse() {
+        None => match text.value.parse() {
             Ok(address) => Address::Tcp(address),
             Err(_) => return refuse("is neither <ip>:<port> nor unix:<path>"),
         },
@@ -120,11 +149,6 @@ fn listener(
     if mode == Mode::Sidecar && !address.is_local() {
         return refuse("is not a loopback address or unix socket, as sidecar mode requires");
     }
-    let tls = file.tls.map(|tls| TlsConfig {
-        cert_file: context.resolve(&tls.cert_file),
-        key_file: context.resolve(&tls.key_file),
-        client_ca_file: tls.client_ca_file.map(|path| context.resolve(&path)),
-    });
     Ok(ListenerConfig { address, tls })
 }
 

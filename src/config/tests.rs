@@ -24,8 +24,8 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             "dir/vaultmux.yaml:2: backends.local: a memory backend keeps secrets outside any store",
         ),
         (
-            "mode: sidecar\nbackends:\n  local: {type: file, path: x}\n",
-            "dir/vaultmux.yaml:3: backends.local: a file backend keeps secrets outside any store",
+            "mode: sidecar\nidentity: {local: {namespace: a, service_account: b}}\nbackends:\n  local: {type: file, path: x}\n",
+            "dir/vaultmux.yaml:4: backends.local: a file backend keeps secrets outside any store",
         ),
         ("backends:\n  x: {type: redis}\n", "dir/vaultmux.yaml:2: unknown variant `redis`"),
         ("backends:\n  X: {type: memory}\n", "dir/vaultmux.yaml:2: backends.X: "),
@@ -107,6 +107,30 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             "mode: development\nbackends: {l: {type: memory, secrets: {a: 4711}}}\n",
             "dir/vaultmux.yaml:2: a secret must be text: put it in quotes",
         ),
+        (
+            &with("limits: {backend_timeout: 18446744073709551615s}\n"),
+            "dir/vaultmux.yaml:3: \"18446744073709551615s\" is longer than a year",
+        ),
+        (
+            &with("ext_proc: {message_budget: 0}\n"),
+            "dir/vaultmux.yaml:3: ext_proc.message_budget: must be longer than 0",
+        ),
+        (
+            &with(
+                "ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h]}, set_headers: [{name: x-vaultmux-principal, value: '{{secret://local/k}}'}]}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: set_headers: x-vaultmux-principal is the service's own",
+        ),
+        (
+            &with(
+                "ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h]}, set_headers: [{name: transfer-encoding, value: '{{secret://local/k}}'}]}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: set_headers: transfer-encoding cannot be set",
+        ),
+        (
+            "mode: sidecar\nbackends: {aws: {type: aws_secrets_manager, region: us-east-1}}\n",
+            "dir/vaultmux.yaml: identity.local: is needed, because there is no service account token",
+        ),
         ("cache:\n  ttl: ${NOT_SET}\n", "dir/vaultmux.yaml:2: "),
     ];
     for (yaml, expected) in cases {
@@ -138,13 +162,30 @@ fn defaults_are_closed_and_local() {
     assert_eq!(listeners.admin.address.to_string(), "127.0.0.1:9090");
     assert_eq!(config.identity.trust_domains[0].as_str(), "cluster.local");
     assert_eq!(config.identity.local, None);
-    assert_eq!(config.default_backend(), "local");
+    assert_eq!(config.catalog.default_backend().map(BackendName::as_str), Some("local"));
     assert_eq!(config.cache.ttl, Duration::from_secs(60));
     assert_eq!(config.cache.negative_ttl, Duration::from_secs(5));
     assert_eq!(config.cache.max_bytes, 64 << 20);
     assert_eq!(config.limits.request_body, 1 << 20);
     assert_eq!(config.limits.backend_timeout, Duration::from_secs(5));
     assert_eq!(config.shutdown_grace, Duration::from_secs(25));
+    assert!(!config.listeners.require_request_header);
+    assert_eq!(config.secret_routes, SecretRoutes::default(), "the caller chooses the host");
+}
+
+#[cfg(feature = "aws")]
+#[test]
+fn a_sidecar_asks_local_callers_for_the_request_header() {
+    let sidecar = |rest: &str| {
+        let yaml = format!(
+            "mode: sidecar\n{rest}identity: {{local: {{namespace: a, service_account: b}}}}\n\
+             backends: {{aws: {{type: aws_secrets_manager, region: us-east-1}}}}\n"
+        );
+        parse(&yaml).expect("valid").listeners.require_request_header
+    };
+    assert!(sidecar(""));
+    assert!(sidecar("listeners: {rest: {address: '127.0.0.1:0'}}\n"));
+    assert!(!sidecar("listeners: {rest: {require_request_header: false}}\n"));
 }
 
 #[test]
@@ -181,7 +222,8 @@ fn vaultmux_servers_environment_starts_a_sidecar() {
     let config = environment.config().expect("valid").expect("a backend is named");
     assert_eq!(config.mode, Mode::Sidecar);
     assert_eq!(config.listeners.rest.address.to_string(), "127.0.0.1:8099");
-    assert_eq!(config.default_backend(), "awssecrets");
+    assert_eq!(config.catalog.default_backend().map(BackendName::as_str), Some("awssecrets"));
+    assert!(!config.listeners.require_request_header, "its clients do not know the header");
     assert!(config.identity.local.is_some());
     let expected = AwsSettings {
         region: Some("eu-central-1".into()),

@@ -16,6 +16,10 @@ use crate::{
 /// without certificate would otherwise pass for the pod itself.
 const LOCAL_EXTENSION: (&str, &str) = ("vaultmux.identity", "local");
 
+/// A route's context extension that says: this leads to our own REST, which may
+/// see the grant. Anyone else could use it, for as long as it lives.
+const GRANT_EXTENSION: (&str, &str) = ("vaultmux.grant", "forward");
+
 /// Headers that this service speaks by; a client's copies never pass.
 const OWN_PREFIX: &str = "x-vaultmux-";
 
@@ -25,6 +29,8 @@ pub(super) struct Check<'a> {
     pub(super) subject: Subject<'a>,
     /// The workload that the request is for, where the proxy has a certificate.
     pub(super) destination: Option<ServiceAccount>,
+    /// Whether the route says that the grant may be sent on.
+    pub(super) forward_grant: bool,
 }
 
 /// An HTTP request, or a connection of which nothing else is known.
@@ -50,11 +56,11 @@ impl<'a> Check<'a> {
         if let Some(source) = attributes.and_then(|a| a.source.as_ref()) {
             evidence.add_mtls(&source.principal, &source.certificate);
         }
-        let (key, wanted) = LOCAL_EXTENSION;
-        let says_local = attributes
-            .and_then(|a| a.context_extensions.get(key))
-            .is_some_and(|value| value == wanted);
-        if let Some(local) = local.filter(|_| says_local && evidence.is_empty()) {
+        let says = |(key, wanted): (&str, &str)| {
+            let value = attributes.and_then(|a| a.context_extensions.get(key));
+            value.is_some_and(|value| value == wanted)
+        };
+        if let Some(local) = local.filter(|_| says(LOCAL_EXTENSION) && evidence.is_empty()) {
             evidence.add_local(local.clone());
         }
         let destination = attributes
@@ -67,7 +73,7 @@ impl<'a> Check<'a> {
             }
             None => Subject::Connection(Connection { destination: destination.clone() }),
         };
-        Self { evidence, subject, destination }
+        Self { evidence, subject, destination, forward_grant: says(GRANT_EXTENSION) }
     }
 }
 

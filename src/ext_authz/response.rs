@@ -46,15 +46,15 @@ pub(super) fn ok(
     principal: &Principal,
     decision: &Decision,
     grant: Option<String>,
-    secret_operation: bool,
+    forward_grant: bool,
     sent_by_client: Vec<String>,
 ) -> CheckResponse {
     let mut headers = vec![
         header(PRINCIPAL, principal.to_string()),
         header(DECISION_ID, decision.id.to_string()),
     ];
-    // A grant is proof of identity: only the secrets API gets to see it.
-    if let Some(grant) = grant.as_ref().filter(|_| secret_operation) {
+    // A grant is proof of identity: only our own REST gets to see it.
+    if let Some(grant) = grant.as_ref().filter(|_| forward_grant) {
         headers.push(header(GRANT, grant.clone()));
     }
     let set: Vec<&str> =

@@ -60,9 +60,12 @@ impl Case {
         self
     }
 
-    fn local(mut self) -> Self {
-        self.attributes.context_extensions =
-            HashMap::from([("vaultmux.identity".to_owned(), "local".to_owned())]);
+    fn local(self) -> Self {
+        self.extension("vaultmux.identity", "local")
+    }
+
+    fn extension(mut self, key: &str, value: &str) -> Self {
+        self.attributes.context_extensions.insert(key.to_owned(), value.to_owned());
         self
     }
 
@@ -256,6 +259,34 @@ fn secret_operations_are_decided_by_name_and_verb() {
 }
 
 #[test]
+fn a_deny_for_the_mesh_covers_secret_operations_too() {
+    let denied = |paths: &str, path: &str| {
+        let metrics = Arc::new(Metrics::default());
+        let mut snapshot = fixture::snapshot(&metrics);
+        let deny = format!(
+            "{}---\napiVersion: vaultmux.dev/v1alpha1\nkind: AccessPolicy\n\
+             metadata: {{name: stop}}\nspec:\n  effect: Deny\n  from: [{{namespaces: [prod]}}]\n  \
+             to: [{{http: {{paths: [{paths}]}}}}]\n",
+            fixture::POLICIES
+        );
+        snapshot.policies = Arc::new(fixture::policies(&fixture::config(fixture::CONFIG), &deny));
+        let service = ExtAuthz::new(Current::new(snapshot), metrics);
+        let case = Case::http("GET", "vaultmux.test", path);
+        answer(&service.answer(&CheckRequest { attributes: Some(case.attributes) }))
+    };
+    for (paths, path, expected) in [
+        ("\"*\"", "/v1/secrets/prod/key", Answer::Denied(403)),
+        ("/v1/secrets/prod/", "/v1/secrets/prod/key", Answer::Denied(403)),
+        ("/v1/secrets/prod/", "/v1/secrets/prod%2Fkey", Answer::Denied(403)),
+        ("/v1/secrets", "/v1/secrets", Answer::Denied(403)),
+        ("/orders/", "/v1/secrets/prod/key", Answer::Ok),
+        ("/orders/", "/v1/secrets/prod%2Fkey", Answer::Ok),
+    ] {
+        assert_eq!(denied(paths, path), expected, "{paths} {path}");
+    }
+}
+
+#[test]
 fn connections_match_on_principal_and_destination_only() {
     let cases = [
         ("", Answer::Denied(403)),
@@ -318,7 +349,9 @@ fn headers_in_either_map_lead_to_one_decision() {
 
 #[test]
 fn an_ok_answer_names_who_and_why() {
-    let response = Case::http("GET", "vaultmux.test", "/v1/secrets/prod/key").check();
+    let response = Case::http("GET", "vaultmux.test", "/v1/secrets/prod/key")
+        .extension("vaultmux.grant", "forward")
+        .check();
     let headers = set_headers(&response);
     assert_eq!(headers["x-vaultmux-principal"], API);
     let id = headers["x-vaultmux-decision-id"].clone();
@@ -330,9 +363,17 @@ fn an_ok_answer_names_who_and_why() {
     let grant = metadata(&response, "grant").expect("a grant");
     assert_eq!(headers["x-vaultmux-grant"], grant, "the secrets API gets to see it");
 
-    let elsewhere = Case::http("GET", "orders.test", "/orders/1").check();
-    assert!(!set_headers(&elsewhere).contains_key("x-vaultmux-grant"), "others do not");
-    assert!(removed(&elsewhere).contains(&"x-vaultmux-grant".to_owned()));
+    // The caller chooses the host: only a route can say that it leads to us.
+    for elsewhere in [
+        Case::http("GET", "vaultmux.test", "/v1/secrets/prod/key"),
+        Case::http("GET", "vaultmux.test", "/v1/secrets/prod/key").extension("vaultmux.grant", "x"),
+        Case::http("GET", "orders.test", "/orders/1").extension("vaultmux.grant", "forward"),
+    ] {
+        let elsewhere = elsewhere.check();
+        assert!(!set_headers(&elsewhere).contains_key("x-vaultmux-grant"), "others do not");
+        assert!(removed(&elsewhere).contains(&"x-vaultmux-grant".to_owned()));
+        assert!(metadata(&elsewhere, "grant").is_some(), "ext_proc gets it past the upstream");
+    }
 }
 
 #[test]

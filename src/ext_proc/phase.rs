@@ -26,7 +26,6 @@ const SLICE: usize = 60 * 1024;
 /// Where one stream stands.
 pub(super) struct Phases {
     mode_override: bool,
-    /// Whether the proxy is on this host.
     /// Whether the first message was seen; it alone says how bodies are sent.
     started: bool,
     /// Envoy only shows what passes, and reads no answers.

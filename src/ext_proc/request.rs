@@ -18,6 +18,7 @@ use super::{
 use crate::{
     api::{self, Api, ApiRequest, Problem, ProblemCode},
     identity::Principal,
+    injection::is_fixed,
     metrics::{Edge, Metrics},
     policy::{DecisionId, Denial, Permit, Reason},
     resolver::{BackendError, ResolveError},
@@ -186,7 +187,7 @@ impl Exchange<'_> {
     ) -> Result<HeaderMutation, Refusal> {
         // A rule for such a header would do nothing, and do so silently.
         let mut names = rewrites.iter().map(|rewrite| rewrite.name.as_str());
-        if let Some(name) = names.find(|name| scan::is_fixed(name)) {
+        if let Some(name) = names.find(|name| is_fixed(name)) {
             let details = format!("vaultmux_header_not_settable:{name}");
             return Err(Refusal { problem: Problem::new(ProblemCode::Internal), details });
         }

@@ -15,7 +15,7 @@ use base64::{
 use http::HeaderName;
 
 use crate::{
-    injection::{CLOSE, InjectedValue, InvalidInjection, OPEN, Template},
+    injection::{CLOSE, InjectedValue, InvalidInjection, OPEN, Template, is_fixed},
     secret::{Catalog, InvalidReference},
 };
 
@@ -107,16 +107,6 @@ pub(super) fn scan_headers<'a>(
 /// Whether a header as Envoy sends it has this name.
 pub(super) fn is_same(name: &HeaderName, sent: &str) -> bool {
     name.as_str().eq_ignore_ascii_case(sent)
-}
-
-/// Whether a header is never rewritten: it routes the request or frames its
-/// body, or Envoy would drop the change without a word.
-pub(super) fn is_fixed(name: &str) -> bool {
-    const FIXED: [&str; 3] = ["host", "content-length", "transfer-encoding"];
-    const ENVOY: &[u8] = b"x-envoy-";
-    name.starts_with(':')
-        || FIXED.iter().any(|fixed| name.eq_ignore_ascii_case(fixed))
-        || name.as_bytes().get(..ENVOY.len()).is_some_and(|head| head.eq_ignore_ascii_case(ENVOY))
 }
 
 /// Finds the references in one header value; none if it holds none.

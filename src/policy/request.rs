@@ -244,7 +244,11 @@ pub fn canonical_path(path_and_query: &str) -> Result<&str, InvalidRequest> {
                     .filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
                     .and_then(|hex| u8::from_str_radix(hex, 16).ok())
                     .ok_or(InvalidRequest::Path)?;
-                if decoded < 0x20 || decoded == 0x7f || b"/\\.%;?#".contains(&decoded) {
+                // An encoded letter, digit or mark is the same as a plain one to some
+                // readers only (RFC 3986, section 2.3).
+                let unreserved = decoded.is_ascii_alphanumeric() || b"-._~".contains(&decoded);
+                let control = decoded < 0x20 || decoded == 0x7f;
+                if unreserved || control || b"/\\%;?#".contains(&decoded) {
                     return Err(InvalidRequest::Path);
                 }
             }
@@ -285,6 +289,9 @@ mod tests {
             "/a%5Cb",
             "/a\\b",
             "/a%00b",
+            "/%61dmin",
+            "/a%2Db",
+            "/a%7Eb",
             "/a%0ab",
             "/a\0b",
             "/a%252Fb",

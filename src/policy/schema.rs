@@ -77,8 +77,8 @@ fn child<'n>(node: &'n Node, wanted: &str) -> Option<&'n Node> {
     entries.iter().find_map(named)
 }
 
-/// Whether a broken document was to deny, however `effect` is misspelt or
-/// repeated: a Deny that cannot be read must not fail open.
+/// Whether a broken document was to deny: some value under `spec` reads `deny` in
+/// any case, under whatever key. A Deny that cannot be read must not fail open.
 fn meant_to_deny(node: &Node) -> bool {
     let Some(Node { value: Value::Map(entries), .. }) = child(node, "spec") else { return false };
     entries.iter().any(|(_, value)| {

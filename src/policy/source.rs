@@ -168,7 +168,9 @@ impl Policies {
         }
         let mut policies = Vec::with_capacity(named.len());
         for (name, bearers) in named {
-            if let [_, again @ ..] = bearers.as_slice() {
+            if let [_, again @ ..] = bearers.as_slice()
+                && !again.is_empty()
+            {
                 problems.extend(again.iter().map(|second| second.repeats(&bearers[0], &name)));
                 // Which of them is meant is unknown, so each Deny counts as invalid.
                 denied.extend(bearers.iter().filter_map(Named::denied));

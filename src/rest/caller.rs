@@ -7,6 +7,9 @@ use crate::{
     policy::{Denial, Reason},
 };
 
+/// A header that only a client of this API sends; its value does not matter.
+pub(super) const REQUEST: HeaderName = HeaderName::from_static("x-vaultmux-request");
+
 const GRANT: HeaderName = HeaderName::from_static("x-vaultmux-grant");
 
 /// Collects what a request shows. `local` is the identity of this listener's

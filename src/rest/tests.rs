@@ -24,12 +24,16 @@ struct Client {
 impl Client {
     /// A listener whose callers are `local`, if anyone.
     fn new(local: Option<&str>) -> Self {
+        Self::with(local, false)
+    }
+
+    fn with(local: Option<&str>, require_request_header: bool) -> Self {
         let metrics = Arc::new(Metrics::default());
         let mut snapshot = fixture::snapshot(&metrics);
         snapshot.limits.request_body = 4096;
         snapshot.local = local.map(|id| SpiffeId::parse(id).expect("valid"));
         let current = Current::new(snapshot);
-        let settings = RestSettings { local_listener: true, default_backend: "local".to_owned() };
+        let settings = RestSettings { local_listener: true, require_request_header };
         let rest = Rest::new(current.clone(), Arc::clone(&metrics), settings);
         Self { router: rest.into_router(), current, metrics }
     }
@@ -80,6 +84,37 @@ async fn a_request_that_passed_a_proxy_is_not_the_pods_own() {
         let response = client.send(request.body(Body::empty()).expect("valid")).await;
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{header}");
     }
+}
+
+#[tokio::test]
+async fn local_callers_must_say_that_they_mean_it_where_that_is_required() {
+    let client = Client::with(Some("spiffe://cluster.local/ns/prod/sa/api"), true);
+    let send = async |headers: &[(&str, &str)]| {
+        let mut request = Request::get("/v1/secrets/prod/key");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        client.send(request.body(Body::empty()).expect("valid")).await.status()
+    };
+    assert_eq!(send(&[]).await, StatusCode::UNAUTHORIZED);
+    let rebound = [("host", "evil.example"), ("origin", "http://evil.example")];
+    assert_eq!(send(&rebound).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(send(&[("x-vaultmux-request", "true")]).await, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_given_up_and_a_strangers_is_not_waited_for() {
+    let send = async |client: &Client| {
+        let never =
+            Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let request = Request::post("/v1/secrets").body(never).expect("valid");
+        client.send(request).await.status()
+    };
+    let started = Instant::now();
+    assert_eq!(send(&Client::new(None)).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(started.elapsed().as_secs(), 0);
+    assert_eq!(send(&Client::local()).await, StatusCode::REQUEST_TIMEOUT);
+    assert_eq!(started.elapsed().as_secs(), 5, "the limit for a backend's answer");
 }
 
 #[tokio::test]

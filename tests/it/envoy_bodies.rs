@@ -120,6 +120,20 @@ async fn bodies_pass_in_full_duplex_streamed() {
     check(modes("FULL_DUPLEX_STREAMED", "SEND", false)).await;
 }
 
+/// Phases in which the service has nothing to do are switched off: Envoy then sends
+/// one message for a request where it would send more.
+#[tokio::test(flavor = "multi_thread")]
+async fn phases_without_work_are_overridden_away() {
+    for (allowed, messages) in [(true, 1), (false, 3)] {
+        let mesh = modes("STREAMED", "SKIP", allowed).start().await;
+        let answer = mesh.api().send("POST", "app.test", "/public/", &[], sized("body")).await;
+        assert_eq!(answer.status, 200);
+        let sent = mesh.envoy.counter("ext_proc.stream_msgs_sent").await;
+        assert!(if allowed { sent == messages } else { sent >= messages }, "{allowed}: {sent}");
+        mesh.finish().await;
+    }
+}
+
 /// Nobody listens to the answers in this mode, so a reference stays a reference and
 /// reads go on to REST.
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,11 @@ const ORDERS: &str = "/v1/secrets/zq-orders";
 /// The filter is there and does nothing, as after a mistake in a route.
 fn without_ext_authz() -> MeshBuilder {
     let filter = "          - name: envoy.filters.http.ext_authz\n";
-    Mesh::builder().edit(filter, &format!("{filter}            disabled: true\n"))
+    // A route's own settings would switch the filter on again.
+    let route = "check_settings: {context_extensions: {vaultmux.grant: forward}}";
+    Mesh::builder()
+        .edit(filter, &format!("{filter}            disabled: true\n"))
+        .edit(route, "disabled: true")
 }
 
 const FORWARDING: &str = "                  untyped: [envoy.filters.http.ext_authz]\n";

@@ -113,11 +113,39 @@ async fn subjects_of_an_unreadable_deny_are_denied() {
     assert_eq!(read(&service, "prod/key").await, 200);
     let deny = allow("stop", "prod").replace("Allow", "Deny");
     fs::write(service.path("policies/deny.yaml"), deny).expect("write");
-    service.logged(&["reload refused", "policies/deny.yaml:"]).await;
+    service.logged(&["its subjects are denied everything"]).await;
     assert_eq!(read(&service, "prod/key").await, 403);
     fs::remove_file(service.path("policies/deny.yaml")).expect("remove");
     service.logged(&["policies in force", r#""policy.generation":3"#]).await;
     assert_eq!(read(&service, "prod/key").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_allow_beside_a_valid_deny_denies_nobody_more() {
+    let service = start().await;
+    let deny = allow("stop", "other/").replace("Allow", "Deny");
+    fs::write(service.path("policies/deny.yaml"), deny).expect("write");
+    service.logged(&["policies in force", r#""policy.generation":2"#]).await;
+    fs::write(service.path("policies/broken.yaml"), allow("broken", "prod")).expect("write");
+    service.logged(&["reload refused", "policies/broken.yaml:"]).await;
+    assert_eq!(read(&service, "prod/key").await, 200, "last good stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_mode_needs_a_restart() {
+    let cluster =
+        CONFIG.replace("identity: {local: {namespace: prod, service_account: api}}\n", "");
+    let service =
+        Service::start(&[("config.yaml", &cluster), ("policies/a.yaml", &allow("a", "prod/"))])
+            .await;
+    assert_eq!(read(&service, "prod/key").await, 401);
+    let other = CONFIG.replace("mode: development", "mode: sidecar").replace(
+        "local: {type: memory, secrets: {prod/key: v1, other/key: v1}}",
+        "local: {type: aws_secrets_manager, region: us-east-1}",
+    );
+    fs::write(service.path("config.yaml"), other).expect("write");
+    service.logged(&["reload refused", "mode: Development cannot become Sidecar"]).await;
+    assert_eq!(read(&service, "prod/key").await, 401, "nothing of it took effect");
 }
 
 #[tokio::test(flavor = "multi_thread")]

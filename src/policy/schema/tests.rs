@@ -289,6 +289,19 @@ fn huge_policies_are_refused() {
 }
 
 #[test]
+fn a_valid_deny_beside_a_broken_allow_is_not_a_broken_deny() {
+    let target = "secrets: {names: [a], verbs: [get]}";
+    let deny = policy("Deny", "namespaces: [prod]", target);
+    let broken = policy("Allow", "namespaces: [prod]", "secrets: {names: [], verbs: [get]}")
+        .replace("name: p", "name: q");
+    let failure = load(&format!("{deny}\n---\n{broken}")).expect_err("the Allow is broken");
+    assert_eq!(failure.problems.len(), 1, "{failure}");
+    assert!(failure.denied.is_empty(), "nobody is to be denied more than before");
+    let twice = load(&format!("{deny}\n---\n{deny}")).expect_err("one name twice");
+    assert!(!twice.denied.is_empty(), "which of the two is meant is unknown");
+}
+
+#[test]
 fn an_empty_file_is_not_taken_for_no_policy() {
     assert!(problems("")[0].contains("p.yaml: cannot be read: is empty"));
     assert!(problems("# none yet\n").is_empty());
