@@ -83,8 +83,7 @@ pub struct Config {
 }
 
 /// What is logged, and how.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
     /// JSON for machines, text for people.
     pub format: LogFormat,

@@ -10,16 +10,12 @@ pub struct LogLevel(reload::Handle<EnvFilter, tracing_subscriber::Registry>);
 
 /// Log directives that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("telemetry.log.level {level:?} is neither a level nor a list of directives")]
+#[error("log level {level:?} is neither a level nor a list of directives")]
 pub struct InvalidLevel {
     level: String,
 }
 
-/// Checks log directives.
-///
-/// # Errors
-/// [`InvalidLevel`].
-pub fn parse_level(level: &str) -> Result<EnvFilter, InvalidLevel> {
+fn parse_level(level: &str) -> Result<EnvFilter, InvalidLevel> {
     EnvFilter::try_new(level).map_err(|_| InvalidLevel { level: level.to_owned() })
 }
 

@@ -10,7 +10,6 @@ use crate::{
     app::load_policies,
     config::{Config, Environment, Mode},
     policy::PolicySet,
-    telemetry,
 };
 
 #[derive(Debug, Args)]
@@ -54,9 +53,6 @@ impl Check {
         };
         let mut errors = Vec::new();
         let mut warnings = Vec::new();
-        if let Err(error) = telemetry::parse_level(&config.log.level) {
-            errors.push(error.to_string());
-        }
         let listeners = [&config.listeners.grpc, &config.listeners.rest];
         for tls in listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
             if let Err(error) = crate::net::check_tls(tls) {

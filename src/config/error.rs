@@ -32,14 +32,23 @@ impl ConfigError {
         Self { file: file.to_owned(), line, key: key.into(), message: message.to_string() }
     }
 
-    /// What the YAML reader refused.
-    pub(super) fn yaml(file: &Path, error: &serde_saphyr::Error) -> Self {
+    /// What the YAML reader refused, and under which key.
+    pub(super) fn yaml(file: &Path, key: String, error: &serde_saphyr::Error) -> Self {
         let error = error.without_snippet();
         let text = error.to_string();
         // The position stands in front of the message already.
-        let message = text.split(" at line ").next().unwrap_or_default().replace('\n', " ");
+        let text = text.split(" at line ").next().unwrap_or_default();
+        // Advice to a programmer, which an operator cannot follow.
+        let text = text.split(", set DuplicateKeyPolicy").next().unwrap_or_default();
         let line = error.location().map(|location| location.line());
-        Self { file: file.to_owned(), line, key: String::new(), message }
+        // The path is `.` for the document, and ends in `?` where serde lost it. What
+        // has its line noted shows as a step `value` that no file has.
+        let key = key.trim_end_matches(['.', '?']).replace(".value.", ".");
+        let key = match key.strip_suffix(".value") {
+            Some(noted) if !key.contains("set_headers") => noted.to_owned(),
+            _ => key,
+        };
+        Self { file: file.to_owned(), line, key, message: text.replace('\n', " ") }
     }
 }
 

@@ -9,9 +9,10 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_saphyr::Spanned;
+use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, Environment, LogConfig, Mode,
+    Config, Environment, LogConfig, LogFormat, Mode,
     backend::BackendFile,
     error::{ConfigError, line},
     ext_proc::ExtProcFile,
@@ -94,7 +95,14 @@ struct SecretRouteFile {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct TelemetryFile {
-    log: LogConfig,
+    log: LogFile,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct LogFile {
+    format: LogFormat,
+    level: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -112,8 +120,14 @@ pub(super) fn parse(
         return Err(ConfigError::file(path, "is larger than 1 MiB"));
     }
     let options = serde_saphyr::options! {}.with_properties(environment.variables().clone());
-    let file: File = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| ConfigError::yaml(path, &error))?;
+    let mut key = String::new();
+    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |yaml| {
+        serde_path_to_error::deserialize(yaml).map_err(|error| {
+            key = error.path().to_string();
+            error.into_inner()
+        })
+    });
+    let file: File = read.map_err(|error| ConfigError::yaml(path, key, &error))?;
     file.check(&Context { path })
 }
 
@@ -201,7 +215,7 @@ impl File {
             secret_routes,
             ext_proc,
             injections: injections.into(),
-            log: self.telemetry.log,
+            log: self.telemetry.log.check(context)?,
             shutdown_grace: self.shutdown.grace.map_or(Duration::from_secs(25), |grace| grace.0),
         })
     }
@@ -217,6 +231,22 @@ impl CacheFile {
             negative_ttl: period(self.negative_ttl, 5),
             max_bytes: self.max_bytes.map_or(64 << 20, |size| size.0),
         }
+    }
+}
+
+impl LogFile {
+    fn check(self, context: &Context<'_>) -> Result<LogConfig, ConfigError> {
+        let level = match self.level {
+            None => LogConfig::default().level,
+            Some(level) if EnvFilter::try_new(&level.value).is_err() => {
+                let message = "is neither a level nor a list of directives";
+                let message = format!("{:?} {message}", level.value);
+                let (at, key) = (line(&level), "telemetry.log.level");
+                return Err(ConfigError::key(context.path, at, key, message));
+            }
+            Some(level) => level.value,
+        };
+        Ok(LogConfig { format: self.format, level })
     }
 }
 

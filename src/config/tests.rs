@@ -15,9 +15,9 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
     let with = |rest: &str| format!("{LOCAL}{rest}");
     let cases = [
         ("a: [", "dir/vaultmux.yaml:1: "),
-        ("nonsense: 1\n", "dir/vaultmux.yaml:1: unknown field `nonsense`"),
+        ("nonsense: 1\n", "dir/vaultmux.yaml:1: nonsense: unknown field `nonsense`"),
         ("mode: cluster\n", "dir/vaultmux.yaml: backends: at least one is needed"),
-        ("mode: production\n", "dir/vaultmux.yaml:1: unknown variant `production`"),
+        ("mode: production\n", "dir/vaultmux.yaml:1: mode: unknown variant `production`"),
         ("mode: cluster\nmode: sidecar\n", "dir/vaultmux.yaml:2: duplicate mapping key: mode"),
         (
             "backends:\n  local: {type: memory}\n",
@@ -27,13 +27,19 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             "mode: sidecar\nidentity: {local: {namespace: a, service_account: b}}\nbackends:\n  local: {type: file, path: x}\n",
             "dir/vaultmux.yaml:4: backends.local: a file backend keeps secrets outside any store",
         ),
-        ("backends:\n  x: {type: redis}\n", "dir/vaultmux.yaml:2: unknown variant `redis`"),
+        (
+            "backends:\n  x: {type: redis}\n",
+            "dir/vaultmux.yaml:2: backends.x.type: unknown variant `redis`",
+        ),
         ("backends:\n  X: {type: memory}\n", "dir/vaultmux.yaml:2: backends.X: "),
         (
             &with("listeners:\n  grpc: {address: nowhere}\n"),
             "dir/vaultmux.yaml:4: listeners.grpc.address: ",
         ),
-        (&with("listeners:\n  http: {}\n"), "dir/vaultmux.yaml:4: unknown field `http`"),
+        (
+            &with("listeners:\n  http: {}\n"),
+            "dir/vaultmux.yaml:4: listeners.http: unknown field `http`",
+        ),
         (
             &with("listeners: {grpc: {address: 'unix:'}}\n"),
             "dir/vaultmux.yaml:3: listeners.grpc.address: ",
@@ -60,8 +66,14 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             "dir/vaultmux.yaml:3: default_backend: \"other\" is not one",
         ),
         (&with("routes:\n  - {prefix: gcp, backend: local}\n"), "dir/vaultmux.yaml:4: routes: "),
-        (&with("cache: {ttl: soon}\n"), "dir/vaultmux.yaml:3: \"soon\" is not a duration"),
-        (&with("cache: {max_bytes: lots}\n"), "dir/vaultmux.yaml:3: \"lots\" is not a size"),
+        (
+            &with("cache: {ttl: soon}\n"),
+            "dir/vaultmux.yaml:3: cache.ttl: \"soon\" is not a duration",
+        ),
+        (
+            &with("cache: {max_bytes: lots}\n"),
+            "dir/vaultmux.yaml:3: cache.max_bytes: \"lots\" is not a size",
+        ),
         (&with("limits: {backend_timeout: 0}\n"), "dir/vaultmux.yaml:3: limits.backend_timeout: "),
         (
             &with("secret_routes:\n  - {hosts: [], prefix: /a}\n"),
@@ -105,11 +117,11 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
         ),
         (
             "mode: development\nbackends: {l: {type: memory, secrets: {a: 4711}}}\n",
-            "dir/vaultmux.yaml:2: a secret must be text: put it in quotes",
+            "dir/vaultmux.yaml:2: backends.l: a secret must be text: put it in quotes",
         ),
         (
             &with("limits: {backend_timeout: 18446744073709551615s}\n"),
-            "dir/vaultmux.yaml:3: \"18446744073709551615s\" is longer than a year",
+            "dir/vaultmux.yaml:3: limits.backend_timeout: \"18446744073709551615s\" is longer than a year",
         ),
         (
             &with("ext_proc: {message_budget: 0}\n"),

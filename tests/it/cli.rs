@@ -75,7 +75,7 @@ fn mistakes_are_one_line_with_exit_code_2() {
     let policy_line = "policies.yaml:9: ";
     let cases: &[(&str, &str, &str)] = &[
         ("mode: [", POLICIES, "vaultmux.yaml:1: "),
-        ("modus: cluster\n", POLICIES, "vaultmux.yaml:1: unknown field `modus`"),
+        ("modus: cluster\n", POLICIES, "vaultmux.yaml:1: modus: unknown field `modus`"),
         (&CONFIG.replace("development", "cluster"), POLICIES, "vaultmux.yaml:7: backends.local: a memory backend"),
         (CONFIG, &without_separator, policy_line),
         (CONFIG, "a: [", "policies.yaml:1: "),
@@ -91,7 +91,7 @@ fn mistakes_are_one_line_with_exit_code_2() {
             "listeners.rest: policies.yaml: does not hold a certificate",
         ),
         (&format!("{CONFIG}identity: {{grant: {{key_file: none.key}}}}\n"), POLICIES, "identity.grant.key_file none.key: "),
-        (&format!("{CONFIG}telemetry: {{log: {{level: 'a=b=c'}}}}\n"), POLICIES, "telemetry.log.level \"a=b=c\" "),
+        (&format!("{CONFIG}telemetry: {{log: {{level: 'a=b=c'}}}}\n"), POLICIES, "vaultmux.yaml:9: telemetry.log.level: \"a=b=c\" is neither"),
     ];
     for (config, policies, expected) in cases {
         let directory = directory(&[("vaultmux.yaml", config), ("policies.yaml", policies)]);
