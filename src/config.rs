@@ -11,6 +11,7 @@ mod ext_proc;
 mod file;
 mod identity;
 mod listener;
+mod value;
 
 use std::{
     path::{Path, PathBuf},

@@ -7,7 +7,7 @@ use serde::{
     de::{self, Visitor},
 };
 
-use super::{Mode, file::Context};
+use super::{Mode, value::Context};
 use crate::secret::{NameEncoding, NameGrammar, SecretName, SecretValue};
 
 /// What is needed to open a store.

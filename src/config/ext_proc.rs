@@ -8,7 +8,7 @@ use serde_saphyr::Spanned;
 
 use super::{
     error::{ConfigError, line},
-    file::{Context, Period},
+    value::{Context, Period},
 };
 use crate::{
     injection::{InjectedValue, Injection, InjectionMatch, InvalidInjection, Template, is_fixed},

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::Deserialize;
 use serde_saphyr::Spanned;
 use tracing_subscriber::EnvFilter;
 
@@ -18,6 +18,7 @@ use super::{
     ext_proc::ExtProcFile,
     identity::IdentityFile,
     listener::ListenersFile,
+    value::{Context, Period, Size},
 };
 use crate::{
     operation::{SecretRoute, SecretRoutes},
@@ -28,22 +29,6 @@ use crate::{
 
 /// A configuration is written by people; a megabyte of it is a mistake.
 const MAX_FILE: usize = 1 << 20;
-
-/// The longest duration that a setting can have.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
-
-/// What every check needs.
-pub(super) struct Context<'a> {
-    pub(super) path: &'a Path,
-}
-
-/// A duration as `60s`, `5m`, `150ms`; `0` is none.
-#[derive(Clone, Copy)]
-pub(super) struct Period(pub(super) Duration);
-
-/// A number of bytes as `64MiB`, `1MB` or plain.
-#[derive(Clone, Copy)]
-struct Size(u64);
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -265,47 +250,5 @@ impl LimitsFile {
             .request_body
             .map_or(default.request_body, |size| usize::try_from(size.0).unwrap_or(usize::MAX));
         Ok(Limits { request_body, backend_timeout })
-    }
-}
-
-// === impl Context ===
-
-impl Context<'_> {
-    /// A path in the file, relative to the file.
-    pub(super) fn resolve(&self, path: impl AsRef<Path>) -> PathBuf {
-        match self.path.parent() {
-            Some(parent) => parent.join(path),
-            None => path.as_ref().to_owned(),
-        }
-    }
-}
-
-// === impl Period ===
-
-impl<'de> Deserialize<'de> for Period {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        if text == "0" {
-            return Ok(Self(Duration::ZERO));
-        }
-        let period = humantime::parse_duration(&text).map_err(|_| {
-            D::Error::custom(format!("{text:?} is not a duration such as 150ms, 60s or 5m"))
-        })?;
-        // Adding it to a clock must not overflow, and nobody means longer.
-        if period > LONGEST {
-            return Err(D::Error::custom(format!("{text:?} is longer than a year")));
-        }
-        Ok(Self(period))
-    }
-}
-
-// === impl Size ===
-
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse::<bytesize::ByteSize>()
-            .map(|size| Self(size.as_u64()))
-            .map_err(|_| D::Error::custom(format!("{text:?} is not a size such as 64MiB")))
     }
 }

@@ -9,7 +9,7 @@ use serde_saphyr::Spanned;
 use super::{
     Mode,
     error::{ConfigError, line},
-    file::{Context, Period},
+    value::{Context, Period},
 };
 use crate::identity::{ServiceAccount, SpiffeId, TrustDomain};
 

@@ -8,7 +8,7 @@ use serde_saphyr::Spanned;
 use super::{
     Mode,
     error::{ConfigError, line},
-    file::Context,
+    value::Context,
 };
 
 /// The three listeners.
