@@ -178,21 +178,12 @@ fn flatten(ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Result<()> {
 fn announce(config: &Config) {
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, mode = ?config.mode, "starting");
-    match config.mode {
-        Mode::Development => tracing::warn!(
-            "DEVELOPMENT MODE: secrets may be kept in memory or files, never use this in production"
-        ),
-        Mode::Cluster if config.policies.is_empty() => {
-            tracing::warn!("no policies are configured: every request is denied");
-        }
-        Mode::Cluster | Mode::Sidecar => {}
-    }
-    let grpc = &config.listeners.grpc;
-    if !grpc.address.is_local() && grpc.tls.as_ref().is_none_or(|tls| tls.client_ca_file.is_none())
-    {
+    if config.mode == Mode::Development {
         tracing::warn!(
-            "listeners.grpc is open beyond this machine without client certificates: whoever \
-             reaches it can claim any identity; set tls.client_ca_file or use a unix socket"
+            "DEVELOPMENT MODE: secrets may be kept in memory or files, never use this in production"
         );
+    }
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
     }
 }

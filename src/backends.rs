@@ -104,6 +104,19 @@ pub enum BackendError {
     Invalid(String),
 }
 
+// === impl SecretPage ===
+
+impl SecretPage {
+    /// The first `size` of these names, which are in order; the last one is the
+    /// cursor if there are more.
+    fn first(mut rest: impl Iterator<Item = SecretName>, size: usize) -> Self {
+        let names: Vec<_> = rest.by_ref().take(size).collect();
+        let more = rest.next().is_some();
+        let cursor = names.last().filter(|_| more).map(ToString::to_string);
+        Self { names, cursor }
+    }
+}
+
 // === impl BackendError ===
 
 impl BackendError {

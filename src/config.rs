@@ -146,6 +146,24 @@ impl Config {
         config.embedded_policies = Some(DEVELOPMENT_POLICIES);
         config
     }
+
+    /// What is allowed but most likely not meant, a sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let mut warnings = Vec::new();
+        if self.mode == Mode::Cluster && self.policies.is_empty() {
+            warnings.push("no policies are configured: every request is denied");
+        }
+        let grpc = &self.listeners.grpc;
+        let authenticated = grpc.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
+        if !grpc.address.is_local() && !authenticated {
+            warnings.push(
+                "listeners.grpc is open beyond this machine without client certificates: whoever \
+                 reaches it can claim any identity; set tls.client_ca_file or use a unix socket",
+            );
+        }
+        warnings
+    }
 }
 
 #[cfg(test)]

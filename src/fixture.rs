@@ -14,7 +14,6 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use crate::{
-    app::load_policies,
     backends::{BackendError, SecretBackend, SecretPage, memory::MemoryBackend},
     config::{BackendSettings, Config, Environment},
     identity::{Evidence, GrantKeys, Principal, TrustDomain},
@@ -103,7 +102,6 @@ pub(crate) fn over(
     store: Arc<dyn SecretBackend>,
     metrics: &Arc<Metrics>,
 ) -> Snapshot {
-    assert!(load_policies(config).is_ok(), "no policy files are named");
     let stores = HashMap::from([(config.backends[0].0.clone(), store)]);
     let timeout = config.limits.backend_timeout;
     Snapshot {

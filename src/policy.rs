@@ -25,7 +25,7 @@ pub use explain::{Explanation, NearMiss};
 pub use problem::{LoadFailure, PolicyProblem, Subjects};
 pub use request::{
     Attribute, Connection, Destination, HttpRequest, InvalidRequest, Verb, canonical_host,
-    canonical_path,
+    canonical_path, is_token,
 };
 pub use source::{Policies, load};
 

@@ -61,7 +61,7 @@ impl Rest {
 
     async fn answer(&self, request: Request, request_id: &str) -> http::Response<Bytes> {
         let snapshot = self.current.load_full();
-        let deadline = Instant::now() + snapshot.limits.backend_timeout;
+        let deadline = api::deadline(snapshot.limits.backend_timeout);
         let (head, body) = request.into_parts();
         let path = head.uri.path();
         if path == "/health" {

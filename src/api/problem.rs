@@ -146,12 +146,6 @@ impl Problem {
         Self { allow: Some(allow), ..Self::new(ProblemCode::MethodNotAllowed) }
     }
 
-    /// The code.
-    #[must_use]
-    pub fn code(&self) -> ProblemCode {
-        self.code
-    }
-
     pub(super) fn into_response(self, request_id: &str) -> Response<Bytes> {
         let status = self.code.status();
         let body = Body {

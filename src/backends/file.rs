@@ -94,12 +94,8 @@ impl SecretBackend for FileBackend {
 
     async fn list(&self, cursor: Option<&str>) -> Result<SecretPage, BackendError> {
         let all = self.read(Tree::names).await?;
-        let mut rest =
-            all.into_iter().filter(|name| cursor.is_none_or(|last| name.as_str() > last));
-        let names: Vec<_> = rest.by_ref().take(PAGE).collect();
-        let more = rest.next().is_some();
-        let cursor = names.last().filter(|_| more).map(ToString::to_string);
-        Ok(SecretPage { names, cursor })
+        let rest = all.into_iter().filter(|name| cursor.is_none_or(|last| name.as_str() > last));
+        Ok(SecretPage::first(rest, PAGE))
     }
 
     async fn create(

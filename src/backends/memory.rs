@@ -83,11 +83,8 @@ impl SecretBackend for MemoryBackend {
             None => Bound::Unbounded,
         };
         let secrets = self.secrets();
-        let mut rest = secrets.range((start, Bound::Unbounded)).map(|(name, _)| name.clone());
-        let names: Vec<_> = rest.by_ref().take(PAGE).collect();
-        let more = rest.next().is_some();
-        let cursor = names.last().filter(|_| more).map(ToString::to_string);
-        Ok(SecretPage { names, cursor })
+        let rest = secrets.range((start, Bound::Unbounded)).map(|(name, _)| name.clone());
+        Ok(SecretPage::first(rest, PAGE))
     }
 
     async fn create(

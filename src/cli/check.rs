@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Answer, Output, print};
 use crate::{
     app::load_policies,
-    config::{Config, Environment, Mode},
+    config::{Config, Environment},
     policy::PolicySet,
 };
 
@@ -52,7 +52,7 @@ impl Check {
             Err(error) => return (vec![error.to_string()], vec![], None),
         };
         let mut errors = Vec::new();
-        let mut warnings = Vec::new();
+        let warnings = config.warnings().into_iter().map(str::to_owned).collect();
         let listeners = [&config.listeners.grpc, &config.listeners.rest];
         for tls in listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
             if let Err(error) = crate::net::check_tls(tls) {
@@ -80,18 +80,6 @@ impl Check {
                 ))
             }
         };
-        if config.mode == Mode::Cluster && config.policies.is_empty() {
-            warnings.push("no policies are configured: every request is denied".to_owned());
-        }
-        let grpc = &config.listeners.grpc;
-        let authenticated = grpc.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
-        if !grpc.address.is_local() && !authenticated {
-            warnings.push(
-                "listeners.grpc is open beyond this machine without client certificates: \
-                 whoever reaches it can claim any identity"
-                    .to_owned(),
-            );
-        }
         let summary = summary.filter(|_| errors.is_empty());
         (errors, warnings, summary)
     }

@@ -83,26 +83,19 @@ impl<'a> Check<'a> {
 pub(super) fn own_headers(request: &CheckRequest) -> Vec<String> {
     let Some(http) = http(request) else { return Vec::new() };
     let raw = http.header_map.iter().flat_map(|map| &map.headers).map(|header| &header.key);
-    let mut names: Vec<String> = http
-        .headers
-        .keys()
-        .chain(raw)
-        .filter(|name| {
-            let prefix = name.as_bytes().get(..OWN_PREFIX.len()).unwrap_or_default();
-            prefix
-                .iter()
-                .zip(OWN_PREFIX.bytes())
-                .filter(|(sent, own)| {
-                    sent.to_ascii_lowercase() == *own || (**sent == b'_' && *own == b'-')
-                })
-                .count()
-                == OWN_PREFIX.len()
-        })
-        .cloned()
-        .collect();
+    let mut names: Vec<String> =
+        http.headers.keys().chain(raw).filter(|name| is_own(name)).cloned().collect();
     names.sort_unstable();
     names.dedup();
     names
+}
+
+/// Whether a header is ours in any case, with `_` for `-` or not.
+fn is_own(name: &str) -> bool {
+    let same =
+        |(sent, own): (&u8, u8)| sent.eq_ignore_ascii_case(&own) || (*sent == b'_' && own == b'-');
+    let start = name.as_bytes().get(..OWN_PREFIX.len());
+    start.is_some_and(|start| start.iter().zip(OWN_PREFIX.bytes()).all(same))
 }
 
 fn http(request: &CheckRequest) -> Option<&attribute_context::HttpRequest> {

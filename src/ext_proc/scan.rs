@@ -16,6 +16,7 @@ use http::HeaderName;
 
 use crate::{
     injection::{CLOSE, InjectedValue, InvalidInjection, OPEN, Template, is_fixed},
+    policy::is_token,
     secret::{Catalog, InvalidReference},
 };
 
@@ -179,11 +180,6 @@ fn basic(value: &[u8]) -> Option<Vec<u8>> {
 fn contains_open(value: &[u8]) -> bool {
     // Most values hold no brace at all, which is quickly seen.
     value.contains(&b'{') && value.windows(OPEN.len()).any(|window| window == OPEN.as_bytes())
-}
-
-fn is_token(text: &str) -> bool {
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    !text.is_empty() && text.bytes().all(token)
 }
 
 // === impl Refused ===

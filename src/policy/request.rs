@@ -176,10 +176,15 @@ impl<'a> HttpRequest<'a> {
 /// # Errors
 /// [`InvalidRequest::Method`].
 pub(super) fn canonical_method(method: &str) -> Result<&str, InvalidRequest> {
-    // RFC 9110, section 5.6.2: a method is a token.
+    if method.len() <= 64 && is_token(method) { Ok(method) } else { Err(InvalidRequest::Method) }
+}
+
+/// Whether the text is a token (RFC 9110, section 5.6.2), as methods and
+/// authentication schemes are.
+#[must_use]
+pub fn is_token(text: &str) -> bool {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    let valid = !method.is_empty() && method.len() <= 64 && method.bytes().all(token);
-    if valid { Ok(method) } else { Err(InvalidRequest::Method) }
+    !text.is_empty() && text.bytes().all(token)
 }
 
 /// Lower-cases an authority and removes its port and trailing dot.
