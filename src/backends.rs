@@ -6,12 +6,20 @@
 
 #[cfg(feature = "aws")]
 pub mod aws;
+pub mod conformance;
+mod failure;
 #[cfg(test)]
-pub(crate) mod conformance;
+pub(crate) mod fake;
+#[cfg(test)]
+pub(crate) mod faults;
 pub mod file;
 pub mod memory;
 
-use std::{error::Error as StdError, sync::Arc, time::Duration};
+use std::{
+    error::Error as StdError,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 
@@ -54,6 +62,50 @@ pub trait SecretBackend: Send + Sync + 'static {
 
     /// Deletes a secret: recoverably where the store can, or for good with `force`.
     async fn delete(&self, name: &SecretName, force: bool) -> Result<(), BackendError>;
+
+    /// Lists the versions that the store still has of one secret, newest first as
+    /// far as the store says, without values. A store that keeps no history
+    /// answers with the one current version.
+    async fn versions(&self, name: &SecretName) -> Result<Vec<VersionEntry>, BackendError>;
+
+    /// When the credentials in use run out; `None` if they do not, or if none have
+    /// been fetched yet. Answers at once, from memory.
+    fn credentials_expire(&self) -> Option<SystemTime> {
+        None
+    }
+}
+
+/// A store whose secrets live in the namespaces of their callers.
+pub trait NamespacedBackend: Send + Sync + 'static {
+    /// The secrets of one namespace. Cheap: no call, no connection of its own.
+    fn within(&self, namespace: &str) -> Arc<dyn SecretBackend>;
+
+    /// As [`SecretBackend::credentials_expire`].
+    fn credentials_expire(&self) -> Option<SystemTime> {
+        None
+    }
+}
+
+/// An opened store.
+#[derive(Clone)]
+pub enum Store {
+    /// All callers see the same secrets under the same names.
+    Shared(Arc<dyn SecretBackend>),
+    /// Each caller sees the secrets of its own namespace.
+    PerNamespace(Arc<dyn NamespacedBackend>),
+}
+
+/// What a store says about one version of a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionEntry {
+    /// The store's id or number; [`SecretBackend::get`] accepts it.
+    pub id: Arc<str>,
+    /// Stages or aliases that lead to it.
+    pub stages: Vec<Arc<str>>,
+    /// When it was made, if the store says.
+    pub created_at: Option<SystemTime>,
+    /// Whether it can be read: not disabled, destroyed or deleted.
+    pub enabled: bool,
 }
 
 /// One page of names.
@@ -117,9 +169,59 @@ impl SecretPage {
     }
 }
 
+// === impl Store ===
+
+impl Store {
+    /// The store as callers of one namespace see it.
+    #[must_use]
+    pub fn within(&self, namespace: &str) -> Arc<dyn SecretBackend> {
+        match self {
+            Self::Shared(store) => Arc::clone(store),
+            Self::PerNamespace(store) => store.within(namespace),
+        }
+    }
+
+    /// Whether callers of different namespaces see different secrets.
+    #[must_use]
+    pub fn is_per_namespace(&self) -> bool {
+        matches!(self, Self::PerNamespace(_))
+    }
+
+    /// As [`SecretBackend::credentials_expire`].
+    #[must_use]
+    pub fn credentials_expire(&self) -> Option<SystemTime> {
+        match self {
+            Self::Shared(store) => store.credentials_expire(),
+            Self::PerNamespace(store) => store.credentials_expire(),
+        }
+    }
+}
+
+impl<B: SecretBackend> From<B> for Store {
+    fn from(backend: B) -> Self {
+        Self::Shared(Arc::new(backend))
+    }
+}
+
 // === impl BackendError ===
 
 impl BackendError {
+    /// The word for this kind in metrics, `/backends` and tables.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::PermissionDenied(_) => "permission_denied",
+            Self::Conflict => "conflict",
+            Self::Disabled => "disabled",
+            Self::PendingDeletion => "pending_deletion",
+            Self::Throttled { .. } => "throttled",
+            Self::Unavailable(_) => "unavailable",
+            Self::TimedOut => "timed_out",
+            Self::Invalid(_) => "invalid",
+        }
+    }
+
     /// Whether the same call may succeed later without anyone changing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {

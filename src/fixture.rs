@@ -14,7 +14,9 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use crate::{
-    backends::{BackendError, SecretBackend, SecretPage, memory::MemoryBackend},
+    backends::{
+        BackendError, SecretBackend, SecretPage, Store, VersionEntry, memory::MemoryBackend,
+    },
     config::{BackendSettings, Config, Environment},
     identity::{Evidence, GrantKeys, Principal, TrustDomain},
     metrics::Metrics,
@@ -102,7 +104,7 @@ pub(crate) fn over(
     store: Arc<dyn SecretBackend>,
     metrics: &Arc<Metrics>,
 ) -> Snapshot {
-    let stores = HashMap::from([(config.backends[0].0.clone(), store)]);
+    let stores = HashMap::from([(config.backends[0].0.clone(), Store::Shared(store))]);
     let timeout = config.limits.backend_timeout;
     Snapshot {
         catalog: Arc::clone(&config.catalog),
@@ -194,6 +196,10 @@ impl SecretBackend for Gate {
 
     async fn delete(&self, name: &SecretName, force: bool) -> Result<(), BackendError> {
         self.store.delete(name, force).await
+    }
+
+    async fn versions(&self, name: &SecretName) -> Result<Vec<VersionEntry>, BackendError> {
+        self.store.versions(name).await
     }
 }
 

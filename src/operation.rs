@@ -262,7 +262,7 @@ mod tests {
 
     fn catalog() -> Catalog {
         let backend = BackendName::parse("local").expect("valid");
-        let grammar = NameGrammar { punctuation: "/_+=.@-", max_len: 512, lower_case: false };
+        let grammar = NameGrammar::new("/_+=.@-", 512);
         let backends = [(backend.clone(), CatalogEntry { grammar })];
         Catalog::new(backends.into(), Some(backend), vec![]).expect("valid")
     }

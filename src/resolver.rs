@@ -17,7 +17,7 @@ pub use self::cache::CacheSettings;
 use self::cache::{Cache, Key, Lookup};
 pub use crate::backends::BackendError;
 use crate::{
-    backends::SecretBackend,
+    backends::{SecretBackend, Store},
     metrics::{CacheLookup, Metrics},
     policy::{CollectionPermit, Permit, Verb},
     secret::{BackendName, SecretName, SecretRecord, SecretRef, SecretValue},
@@ -30,7 +30,7 @@ pub struct Resolver {
 }
 
 struct Shared {
-    backends: HashMap<BackendName, Arc<dyn SecretBackend>>,
+    backends: HashMap<BackendName, Store>,
     cache: Cache,
     backend_timeout: Duration,
     metrics: Arc<Metrics>,
@@ -65,7 +65,7 @@ impl Resolver {
     /// a store, whatever time the caller has.
     #[must_use]
     pub fn new(
-        backends: HashMap<BackendName, Arc<dyn SecretBackend>>,
+        backends: HashMap<BackendName, Store>,
         cache: CacheSettings,
         backend_timeout: Duration,
         metrics: Arc<Metrics>,
@@ -87,7 +87,7 @@ impl Resolver {
             return Err(ResolveError::Internal);
         }
         let secret = permit.secret();
-        let record = self.record(secret, deadline).await?;
+        let record = self.record(permit, deadline).await?;
         match &secret.field {
             None => Ok(record),
             Some(field) => field::extract(record, field).ok_or(ResolveError::NoField),
@@ -96,12 +96,12 @@ impl Resolver {
 
     async fn record(
         &self,
-        secret: &SecretRef,
+        permit: &Permit,
         deadline: Instant,
     ) -> Result<SecretRecord, ResolveError> {
-        let shared = &self.shared;
+        let (shared, secret) = (&self.shared, permit.secret());
         let failed = |error| ResolveError::Backend { backend: secret.backend.clone(), error };
-        let key = shared.cache.key(secret);
+        let key = shared.cache.key(secret, shared.namespace_of(permit)?);
         match shared.cache.get(&key).await {
             Some(Lookup::Found(record)) => {
                 shared.metrics.cache_lookup(CacheLookup::Hit);
@@ -138,7 +138,7 @@ impl Resolver {
         if permit.verb() != Verb::List {
             return Err(ResolveError::Internal);
         }
-        let store = self.shared.backend(backend)?;
+        let store = self.shared.store(backend, permit.principal().namespace())?;
         let mut names = Vec::new();
         let mut cursor: Option<String> = None;
         loop {
@@ -195,15 +195,15 @@ impl Resolver {
     }
 
     fn write_target<'a>(
-        &'a self,
+        &self,
         permit: &'a Permit,
         verb: Verb,
-    ) -> Result<(&'a SecretRef, &'a Arc<dyn SecretBackend>), ResolveError> {
+    ) -> Result<(&'a SecretRef, Arc<dyn SecretBackend>), ResolveError> {
         if permit.verb() != verb {
             return Err(ResolveError::Internal);
         }
         let secret = permit.secret();
-        Ok((secret, self.shared.backend(&secret.backend)?))
+        Ok((secret, self.shared.store(&secret.backend, permit.principal().namespace())?))
     }
 
     async fn write<T>(
@@ -224,16 +224,25 @@ impl Resolver {
 // === impl Shared ===
 
 impl Shared {
-    fn backend(&self, name: &BackendName) -> Result<&Arc<dyn SecretBackend>, ResolveError> {
-        self.backends.get(name).ok_or(ResolveError::Internal)
+    fn store(
+        &self,
+        name: &BackendName,
+        namespace: &str,
+    ) -> Result<Arc<dyn SecretBackend>, ResolveError> {
+        Ok(self.backends.get(name).ok_or(ResolveError::Internal)?.within(namespace))
+    }
+
+    /// The caller's namespace where the store tells callers apart by it.
+    fn namespace_of<'a>(&self, permit: &'a Permit) -> Result<Option<&'a str>, ResolveError> {
+        let store = self.backends.get(&permit.secret().backend).ok_or(ResolveError::Internal)?;
+        Ok(store.is_per_namespace().then(|| permit.principal().namespace()))
     }
 
     async fn fetch(self: Arc<Self>, key: Key) -> Result<Lookup, BackendError> {
         let fetch = async {
             let store = self
-                .backends
-                .get(&key.backend)
-                .ok_or_else(|| BackendError::Invalid("backend is gone".into()))?;
+                .store(&key.backend, key.namespace.as_deref().unwrap_or_default())
+                .map_err(|_| BackendError::Invalid("backend is gone".into()))?;
             let deadline = Instant::now() + self.backend_timeout;
             let call = store.get(&key.name, &key.version);
             match self.call(&key.backend, Some(&key.name), "get", deadline, call).await {

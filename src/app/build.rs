@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    backends::{self, SecretBackend},
+    backends::{self, Store},
     config::{BackendSettings, Config, IdentityConfig, Mode},
     identity::{GrantError, GrantKeys},
     metrics::Metrics,
@@ -118,7 +118,7 @@ pub(super) async fn resolver(
     config: &Config,
     metrics: Arc<Metrics>,
 ) -> Result<Resolver, BuildError> {
-    let mut stores: HashMap<BackendName, Arc<dyn SecretBackend>> = HashMap::new();
+    let mut stores: HashMap<BackendName, Store> = HashMap::new();
     for (name, settings) in &config.backends {
         let store = open(settings, config)
             .await
@@ -129,25 +129,22 @@ pub(super) async fn resolver(
     Ok(Resolver::new(stores, config.cache, config.limits.backend_timeout, metrics))
 }
 
-async fn open(
-    settings: &BackendSettings,
-    config: &Config,
-) -> Result<Arc<dyn SecretBackend>, String> {
+async fn open(settings: &BackendSettings, config: &Config) -> Result<Store, String> {
     match settings {
         BackendSettings::Memory { secrets } => {
             let secrets = secrets.iter().map(|(name, value)| (name.clone(), value.value().clone()));
-            Ok(Arc::new(backends::memory::MemoryBackend::new(secrets)))
+            Ok(backends::memory::MemoryBackend::new(secrets).into())
         }
         BackendSettings::File { path } => {
             let opened = backends::file::FileBackend::open(path);
             let opened = opened.map_err(|error| format!("{}: {error}", path.display()))?;
-            Ok(Arc::new(opened))
+            Ok(opened.into())
         }
         #[cfg(feature = "aws")]
         BackendSettings::Aws(settings) => {
             let timeout = config.limits.backend_timeout;
             let connected = backends::aws::AwsBackend::connect(settings.clone(), timeout).await;
-            Ok(Arc::new(connected.map_err(|error| error.to_string())?))
+            Ok(connected.map_err(|error| error.to_string())?.into())
         }
     }
 }

@@ -18,7 +18,7 @@ use aws_sdk_secretsmanager::{
     Client,
     config::SharedCredentialsProvider,
     primitives::Blob,
-    types::{Filter, FilterNameStringType},
+    types::{Filter, FilterNameStringType, SecretVersionsListEntry},
 };
 use aws_smithy_http_client::{
     Builder as HttpClientBuilder,
@@ -26,7 +26,7 @@ use aws_smithy_http_client::{
 };
 
 use self::error::from_sdk;
-use super::{BackendError, SecretBackend, SecretPage};
+use super::{BackendError, SecretBackend, SecretPage, VersionEntry};
 use crate::secret::{
     NameEncoding, NameGrammar, SecretName, SecretRecord, SecretValue, SecretVersion,
 };
@@ -103,8 +103,7 @@ enum Selector<'a> {
 
 impl AwsBackend {
     /// The names that AWS accepts.
-    pub const GRAMMAR: NameGrammar =
-        NameGrammar { punctuation: "/_+=.@-", max_len: 512, lower_case: false };
+    pub const GRAMMAR: NameGrammar = NameGrammar::new("/_+=.@-", 512);
 
     /// Prepares a client; `timeout` is for one call with everything in it.
     ///
@@ -208,7 +207,10 @@ impl SecretBackend for AwsBackend {
             let rest = entry.name.as_deref()?.strip_prefix(&self.prefix)?;
             Self::GRAMMAR.canonical(rest, NameEncoding::Plain).ok()
         });
-        Ok(SecretPage { names: names.collect(), cursor: page.next_token })
+        Ok(SecretPage {
+            names: names.collect(),
+            cursor: page.next_token.filter(|token| !token.is_empty()),
+        })
     }
 
     async fn create(
@@ -244,12 +246,38 @@ impl SecretBackend for AwsBackend {
         }
         call.send().await.map(|_| ()).map_err(from_sdk)
     }
+
+    async fn versions(&self, name: &SecretName) -> Result<Vec<VersionEntry>, BackendError> {
+        let mut versions = Vec::new();
+        let mut token = None;
+        loop {
+            let call = self.client.list_secret_version_ids().secret_id(self.full_name(name));
+            let call = call.max_results(PAGE).set_next_token(token);
+            let page = call.send().await.map_err(from_sdk)?;
+            versions.extend(page.versions.unwrap_or_default().into_iter().filter_map(entry));
+            token = page.next_token.filter(|token| !token.is_empty());
+            if token.is_none() {
+                break;
+            }
+        }
+        versions.sort_by_key(|entry| std::cmp::Reverse(entry.created_at));
+        Ok(versions)
+    }
 }
 
 impl fmt::Debug for AwsBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AwsBackend").field("prefix", &self.prefix).finish_non_exhaustive()
     }
+}
+
+fn entry(listed: SecretVersionsListEntry) -> Option<VersionEntry> {
+    Some(VersionEntry {
+        id: listed.version_id?.into(),
+        stages: listed.version_stages.unwrap_or_default().into_iter().map(Into::into).collect(),
+        created_at: listed.created_date.and_then(|date| SystemTime::try_from(date).ok()),
+        enabled: true,
+    })
 }
 
 /// The SDK's default chain, over the one TLS stack that this service has.

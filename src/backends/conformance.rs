@@ -1,9 +1,11 @@
-//! Checks that every backend passes, whatever its store.
+//! What every backend does, whatever its store: a suite that runs against a live
+//! one and says what held.
 //!
-//! The names used begin with `conformance/`; the store is empty at first and is
-//! left empty.
+//! Tests run it over each backend of this crate; `vaultmux-mesh plugin test` runs
+//! it over a plugin. It writes: give it a store that is empty, or a prefix of its
+//! own. What it makes it deletes. Its names begin with `conformance`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt, future::Future};
 
 use futures_util::future::join_all;
 
@@ -11,178 +13,397 @@ use super::{BackendError, SecretBackend};
 use crate::secret::{NameEncoding, NameGrammar, SecretName, SecretValue, SecretVersion};
 
 /// What the store under test can do beyond the trait.
-#[derive(Clone, Copy)]
-pub(crate) struct Suite {
+#[derive(Clone, Copy, Debug)]
+pub struct Profile {
     /// Names it accepts.
-    pub(crate) grammar: NameGrammar,
-    /// Whether it keeps the version before the current one.
-    pub(crate) previous: bool,
+    pub grammar: NameGrammar,
+    /// Makes a name of the store's grammar out of words of letters and digits.
+    pub join: fn(&[&str]) -> String,
+    /// Names at the edge of the grammar, besides those that `join` makes.
+    pub odd_names: &'static [&'static str],
+    /// Whether older versions can be read by their id.
+    pub history: bool,
+    /// Whether the version before the current one is called `previous`.
+    pub previous: bool,
     /// Whether it accepts a value without bytes.
-    pub(crate) empty: bool,
+    pub empty_values: bool,
+    /// The longest value to try, in bytes.
+    pub max_value: usize,
     /// How many names to list; take more than fit on one page.
-    pub(crate) names: usize,
+    pub names: usize,
+    /// Whether names are listed over more than one page.
+    pub pages: bool,
+    /// Whether a secret deleted without force can be neither read nor made anew.
+    pub recoverable: bool,
+    /// Whether it can create, update and delete at all.
+    pub writable: bool,
 }
+
+/// One check and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What has to hold, as a sentence.
+    pub name: &'static str,
+    /// Whether it does.
+    pub outcome: Outcome,
+}
+
+/// How a check ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It holds.
+    Passed,
+    /// It does not apply to this store; why.
+    Skipped(&'static str),
+    /// It does not hold; what was seen instead. Never a value.
+    Failed(String),
+}
+
+type Checked = Result<(), String>;
 
 const CANARY: &str = "canary-58c1f0";
 
-/// The canonical form of a name that the test chose.
+/// Fails a check unless a condition holds.
+macro_rules! ensure {
+    ($holds:expr, $($text:tt)+) => {
+        if !$holds {
+            return Err(format!($($text)+));
+        }
+    };
+}
+
+struct Suite<'a> {
+    backend: &'a dyn SecretBackend,
+    profile: Profile,
+}
+
+// === impl Profile ===
+
+impl Profile {
+    /// A writable store with slashes in its names that keeps a history: most are.
+    #[must_use]
+    pub fn new(grammar: NameGrammar) -> Self {
+        Self {
+            grammar,
+            join: |words| words.join("/"),
+            odd_names: &[],
+            history: true,
+            previous: true,
+            empty_values: true,
+            max_value: 60 << 10,
+            names: 105,
+            pages: true,
+            recoverable: false,
+            writable: true,
+        }
+    }
+
+    fn name(&self, words: &[&str]) -> Result<SecretName, String> {
+        let raw = (self.join)(words);
+        self.canonical(&raw)
+    }
+
+    fn canonical(&self, raw: &str) -> Result<SecretName, String> {
+        self.grammar
+            .canonical(raw, NameEncoding::Plain)
+            .map_err(|error| format!("{raw:?} is not a name: {error}"))
+    }
+}
+
+/// Runs every check, one after the other.
+pub async fn run(backend: &dyn SecretBackend, profile: Profile) -> Vec<Check> {
+    let suite = Suite { backend, profile };
+    let writable = if profile.writable { Ok(()) } else { Err("the store is read-only") };
+    let history = writable.and(if profile.history { Ok(()) } else { Err("no history is kept") });
+    let recoverable =
+        writable.and(if profile.recoverable { Ok(()) } else { Err("deletes are final") });
+    vec![
+        check("a missing secret is not found", Ok(()), suite.missing_is_not_found()).await,
+        check("missing secrets are not created by update or delete", writable, suite.no_upsert())
+            .await,
+        check("a secret is created, read, updated and deleted", writable, suite.life()).await,
+        check("create keeps the old value", writable, suite.create_keeps_the_old_value()).await,
+        check("of many concurrent creates one wins", writable, suite.one_create_wins()).await,
+        check("values come back as they were", writable, suite.values_come_back()).await,
+        check("odd names are names like any other", writable, suite.odd_names()).await,
+        check("unknown versions are not found", writable, suite.unknown_versions()).await,
+        check("older versions can be selected", history, suite.history()).await,
+        check("deleted secrets are pending", recoverable, suite.pending_deletion()).await,
+        check("every name is listed once, over all pages", writable, suite.listing()).await,
+        check("nothing shows a value in its Debug", writable, suite.debug_shows_no_value()).await,
+    ]
+}
+
+/// Panics with a table if any check failed: for tests.
+#[cfg(test)]
+pub(crate) async fn assert_conforms(backend: &dyn SecretBackend, profile: Profile) {
+    let checks = run(backend, profile).await;
+    let failed = checks.iter().any(|check| matches!(check.outcome, Outcome::Failed(_)));
+    let table: Vec<_> = checks.iter().map(ToString::to_string).collect();
+    assert!(!failed, "\n{}", table.join("\n"));
+}
+
+/// The canonical form of a name that a test chose.
+#[cfg(test)]
 pub(crate) fn name(grammar: NameGrammar, raw: &str) -> SecretName {
     grammar.canonical(raw, NameEncoding::Plain).expect("valid name")
 }
 
-/// Runs every check.
-pub(crate) async fn check(backend: &dyn SecretBackend, suite: Suite) {
-    a_secret_lives_and_dies(backend, suite).await;
-    missing_secrets_stay_missing(backend, suite).await;
-    create_keeps_the_old_value(backend, suite).await;
-    one_of_many_creates_wins(backend, suite).await;
-    values_come_back_as_they_were(backend, suite).await;
-    versions_are_selected(backend, suite).await;
-    names_are_listed_over_pages(backend, suite).await;
-    debug_shows_no_value(backend, suite).await;
+async fn check(
+    name: &'static str,
+    applies: Result<(), &'static str>,
+    test: impl Future<Output = Checked>,
+) -> Check {
+    let outcome = match applies {
+        Err(reason) => Outcome::Skipped(reason),
+        Ok(()) => match test.await {
+            Ok(()) => Outcome::Passed,
+            Err(seen) => Outcome::Failed(seen),
+        },
+    };
+    Check { name, outcome }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the checks compare plaintext")]
-async fn read(backend: &dyn SecretBackend, name: &SecretName) -> Vec<u8> {
-    let record = backend.get(name, &SecretVersion::Latest).await.expect("readable");
-    assert!(!record.version.is_empty());
-    record.value.expose_secret().to_vec()
+/// An unexpected error, with what was attempted.
+fn failed(what: &str) -> impl Fn(BackendError) -> String {
+    move |error| format!("{what}: {}: {error}", error.kind())
 }
 
-async fn remove(backend: &dyn SecretBackend, name: &SecretName) {
-    backend.delete(name, true).await.expect("deleted");
-}
-
-async fn a_secret_lives_and_dies(backend: &dyn SecretBackend, suite: Suite) {
-    let name = name(suite.grammar, "conformance/life/of.a_secret+1=2@x-y");
-    let first = backend.create(&name, &SecretValue::new("one")).await.expect("created");
-    assert_eq!(read(backend, &name).await, b"one");
-    let second = backend.update(&name, &SecretValue::new("two")).await.expect("updated");
-    assert_ne!(first, second);
-    let record = backend.get(&name, &SecretVersion::Latest).await.expect("readable");
-    assert_eq!(record.version, second);
-    assert!(record.created_at.is_some());
-    assert_eq!(read(backend, &name).await, b"two");
-    remove(backend, &name).await;
-    let gone = backend.get(&name, &SecretVersion::Latest).await;
-    assert!(matches!(gone, Err(BackendError::NotFound)), "{gone:?}");
-}
-
-async fn missing_secrets_stay_missing(backend: &dyn SecretBackend, suite: Suite) {
-    let name = name(suite.grammar, "conformance/missing/one");
-    let updated = backend.update(&name, &SecretValue::new("x")).await;
-    assert!(matches!(updated, Err(BackendError::NotFound)), "{updated:?}");
-    let read = backend.get(&name, &SecretVersion::Latest).await;
-    assert!(matches!(read, Err(BackendError::NotFound)), "{read:?}");
-    let deleted = backend.delete(&name, false).await;
-    assert!(matches!(deleted, Err(BackendError::NotFound)), "{deleted:?}");
-}
-
-async fn create_keeps_the_old_value(backend: &dyn SecretBackend, suite: Suite) {
-    let name = name(suite.grammar, "conformance/taken");
-    backend.create(&name, &SecretValue::new("old")).await.expect("created");
-    for value in ["new", "old"] {
-        let again = backend.create(&name, &SecretValue::new(value)).await;
-        assert!(matches!(again, Err(BackendError::Conflict)), "{again:?}");
+/// Asserts an error of one kind.
+fn refused<T>(what: &str, kind: &str, result: Result<T, BackendError>) -> Checked {
+    match result {
+        Ok(_) => Err(format!("{what}: succeeded, {kind} was expected")),
+        Err(error) if error.kind() == kind => Ok(()),
+        Err(error) => Err(format!("{what}: {} instead of {kind}: {error}", error.kind())),
     }
-    assert_eq!(read(backend, &name).await, b"old");
-    remove(backend, &name).await;
 }
 
-async fn one_of_many_creates_wins(backend: &dyn SecretBackend, suite: Suite) {
-    let name = name(suite.grammar, "conformance/race/won");
-    let values: Vec<_> = (0..16).map(|at| SecretValue::new(format!("racer {at}"))).collect();
-    let results = join_all(values.iter().map(|value| backend.create(&name, value))).await;
-    let winners: Vec<_> = (0..16).filter(|at| results[*at].is_ok()).collect();
-    assert_eq!(winners.len(), 1, "{results:?}");
-    for lost in results.into_iter().filter_map(Result::err) {
-        assert!(matches!(lost, BackendError::Conflict), "{lost:?}");
-    }
-    assert_eq!(read(backend, &name).await, format!("racer {}", winners[0]).as_bytes());
-    remove(backend, &name).await;
-}
+// === impl Suite ===
 
-async fn values_come_back_as_they_were(backend: &dyn SecretBackend, suite: Suite) {
-    let name = name(suite.grammar, "conformance/values");
-    let mut values: Vec<Vec<u8>> = vec![
-        vec![0],
-        vec![0xff, 0xfe, 0, b'a'],
-        (0..=255).collect(),
-        b"line\r\nfeed \n".to_vec(),
-        r#"{"key":"va\"lue","e":"é"}"#.as_bytes().to_vec(),
-        "é".repeat(30 << 10).into_bytes(),
-        vec![0xaa; 60 << 10],
-    ];
-    if suite.empty {
-        values.push(Vec::new());
+impl Suite<'_> {
+    #[expect(clippy::disallowed_methods, reason = "the checks compare plaintext")]
+    async fn reads(&self, name: &SecretName, expected: &[u8]) -> Checked {
+        let found = self.backend.get(name, &SecretVersion::Latest).await.map_err(failed("get"))?;
+        ensure!(!found.version.is_empty(), "get: the version is empty");
+        let (len, wanted) = (found.value.len(), expected.len());
+        ensure!(
+            found.value.expose_secret() == expected,
+            "get: {len} bytes that are not the {wanted} bytes written"
+        );
+        Ok(())
     }
-    backend.create(&name, &SecretValue::new("first")).await.expect("created");
-    for value in values {
-        let shown = value.len();
-        backend.update(&name, &SecretValue::new(value.clone())).await.expect("updated");
-        assert!(read(backend, &name).await == value, "value of {shown} bytes changed");
-        remove(backend, &name).await;
-        backend.create(&name, &SecretValue::new(value.clone())).await.expect("created");
-        assert!(read(backend, &name).await == value, "value of {shown} bytes changed");
-    }
-    remove(backend, &name).await;
-}
 
-#[expect(clippy::disallowed_methods, reason = "the checks compare plaintext")]
-async fn versions_are_selected(backend: &dyn SecretBackend, suite: Suite) {
-    let name = name(suite.grammar, "conformance/versions");
-    let old = backend.create(&name, &SecretValue::new("old")).await.expect("created");
-    let new = backend.update(&name, &SecretValue::new("new")).await.expect("updated");
-    let unknown = format!("{:032}", 4711);
-    let mut cases = vec![(&*new, Some("new")), ("no-such-stage", None), (&*unknown, None)];
-    let kept = suite.previous.then_some("old");
-    cases.extend([("previous", kept), (&*old, kept)]);
-    for (selector, expected) in cases {
-        let version = SecretVersion::parse(selector).expect("valid selector");
-        match (backend.get(&name, &version).await, expected) {
-            (Ok(record), Some(value)) => {
-                assert_eq!(record.value.expose_secret(), value.as_bytes(), "{selector}");
+    async fn create(&self, name: &SecretName, value: &str) -> Result<std::sync::Arc<str>, String> {
+        self.backend.create(name, &SecretValue::new(value)).await.map_err(failed("create"))
+    }
+
+    async fn update(&self, name: &SecretName, value: &str) -> Result<std::sync::Arc<str>, String> {
+        self.backend.update(name, &SecretValue::new(value)).await.map_err(failed("update"))
+    }
+
+    async fn remove(&self, name: &SecretName) -> Checked {
+        self.backend.delete(name, true).await.map_err(failed("delete"))
+    }
+
+    async fn missing_is_not_found(&self) -> Checked {
+        let name = self.profile.name(&["conformance", "missing"])?;
+        refused("get", "not_found", self.backend.get(&name, &SecretVersion::Latest).await)
+    }
+
+    async fn no_upsert(&self) -> Checked {
+        let name = self.profile.name(&["conformance", "upsert"])?;
+        let value = SecretValue::new("x");
+        refused("update", "not_found", self.backend.update(&name, &value).await)?;
+        refused("delete", "not_found", self.backend.delete(&name, false).await)?;
+        refused("get", "not_found", self.backend.get(&name, &SecretVersion::Latest).await)
+    }
+
+    async fn life(&self) -> Checked {
+        let name = self.profile.name(&["conformance", "life"])?;
+        let first = self.create(&name, "one").await?;
+        self.reads(&name, b"one").await?;
+        let second = self.update(&name, "two").await?;
+        ensure!(first != second, "update: the version stayed {first}");
+        let found = self.backend.get(&name, &SecretVersion::Latest).await.map_err(failed("get"))?;
+        ensure!(found.version == second, "get: version {} after {second}", found.version);
+        self.reads(&name, b"two").await?;
+        let versions = self.backend.versions(&name).await.map_err(failed("versions"))?;
+        ensure!(
+            versions.iter().any(|entry| entry.id == second && entry.enabled),
+            "versions: {second} is not among {versions:?}"
+        );
+        self.remove(&name).await?;
+        refused("get", "not_found", self.backend.get(&name, &SecretVersion::Latest).await)
+    }
+
+    async fn create_keeps_the_old_value(&self) -> Checked {
+        let name = self.profile.name(&["conformance", "taken"])?;
+        self.create(&name, "old").await?;
+        for value in ["new", "old"] {
+            let value = SecretValue::new(value);
+            refused("create again", "conflict", self.backend.create(&name, &value).await)?;
+        }
+        self.reads(&name, b"old").await?;
+        self.remove(&name).await
+    }
+
+    async fn one_create_wins(&self) -> Checked {
+        let name = self.profile.name(&["conformance", "race"])?;
+        let values: Vec<_> = (0..16).map(|at| SecretValue::new(format!("racer {at}"))).collect();
+        let made = join_all(values.iter().map(|value| self.backend.create(&name, value))).await;
+        let winners: Vec<_> = (0..made.len()).filter(|at| made[*at].is_ok()).collect();
+        ensure!(winners.len() == 1, "{} creates succeeded", winners.len());
+        for lost in made.into_iter().filter(Result::is_err) {
+            refused("create", "conflict", lost)?;
+        }
+        self.reads(&name, format!("racer {}", winners[0]).as_bytes()).await?;
+        self.remove(&name).await
+    }
+
+    async fn values_come_back(&self) -> Checked {
+        let max = self.profile.max_value;
+        let mut values: Vec<Vec<u8>> = vec![
+            vec![0],
+            vec![0xff, 0xfe, 0, b'a'],
+            (0..=255).collect(),
+            b"line\r\nfeed \n".to_vec(),
+            r#"{"key":"va\"lue","e":"\u00e9"}"#.as_bytes().to_vec(),
+            r#"{"value":"x"}"#.as_bytes().to_vec(),
+            r#""text""#.as_bytes().to_vec(),
+            b"null".to_vec(),
+            "\u{e9}".repeat(max / 2).into_bytes(),
+            vec![0xaa; max],
+        ];
+        if self.profile.empty_values {
+            values.push(Vec::new());
+        }
+        for (at, value) in values.into_iter().enumerate() {
+            // Names of their own: a store may hold on to a deleted one for a while.
+            let name = self.profile.name(&["conformance", "values", &at.to_string()])?;
+            let first = if at % 2 == 0 { value.clone() } else { b"first".to_vec() };
+            let made = self.backend.create(&name, &SecretValue::new(first)).await;
+            made.map_err(failed("create"))?;
+            if at % 2 == 1 {
+                let made = self.backend.update(&name, &SecretValue::new(value.clone())).await;
+                made.map_err(failed("update"))?;
             }
-            (Err(BackendError::NotFound), None) => {}
-            (other, _) => panic!("{selector}: {other:?}"),
+            let read = self.reads(&name, &value).await;
+            read.map_err(|seen| format!("value {at}: {seen}"))?;
+            self.remove(&name).await?;
         }
+        Ok(())
     }
-    remove(backend, &name).await;
+
+    async fn odd_names(&self) -> Checked {
+        for raw in self.profile.odd_names {
+            let name = self.profile.canonical(raw)?;
+            self.create(&name, raw).await.map_err(|seen| format!("{raw}: {seen}"))?;
+            self.reads(&name, raw.as_bytes()).await?;
+            self.remove(&name).await?;
+        }
+        Ok(())
+    }
+
+    async fn unknown_versions(&self) -> Checked {
+        let name = self.profile.name(&["conformance", "unknown"])?;
+        self.create(&name, "x").await?;
+        for selector in ["no-such-stage", "999999", "00000000000000000000000000004711"] {
+            let version = SecretVersion::parse(selector).expect("valid selector");
+            refused(selector, "not_found", self.backend.get(&name, &version).await)?;
+        }
+        self.remove(&name).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the checks compare plaintext")]
+    async fn history(&self) -> Checked {
+        let name = self.profile.name(&["conformance", "history"])?;
+        let old = self.create(&name, "old").await?;
+        let new = self.update(&name, "new").await?;
+        let mut cases = vec![(&*old, "old"), (&*new, "new"), ("latest", "new")];
+        if self.profile.previous {
+            cases.push(("previous", "old"));
+        }
+        for (selector, expected) in cases {
+            let version = SecretVersion::parse(selector)
+                .map_err(|_| format!("{selector:?} cannot be selected"))?;
+            let found = self.backend.get(&name, &version).await.map_err(failed(selector))?;
+            ensure!(
+                found.value.expose_secret() == expected.as_bytes(),
+                "{selector}: not the {expected} value"
+            );
+        }
+        let versions = self.backend.versions(&name).await.map_err(failed("versions"))?;
+        let ids: Vec<_> = versions.iter().map(|entry| &*entry.id).collect();
+        ensure!(ids.contains(&&*old) && ids.contains(&&*new), "versions: only {ids:?}");
+        self.remove(&name).await
+    }
+
+    async fn pending_deletion(&self) -> Checked {
+        let name = self.profile.name(&["conformance", "pending"])?;
+        self.create(&name, "x").await?;
+        self.backend.delete(&name, false).await.map_err(failed("delete"))?;
+        let read = self.backend.get(&name, &SecretVersion::Latest).await;
+        let kind = read.as_ref().err().map_or("none", BackendError::kind);
+        ensure!(matches!(kind, "not_found" | "pending_deletion"), "get: {kind}");
+        let made = self.backend.create(&name, &SecretValue::new("y")).await;
+        refused("create", "pending_deletion", made)?;
+        self.remove(&name).await
+    }
+
+    async fn listing(&self) -> Checked {
+        let mut names = BTreeSet::new();
+        for at in 0..self.profile.names {
+            let (group, number) = ((at % 7).to_string(), at.to_string());
+            names.insert(self.profile.name(&["conformance", "list", &group, &number])?);
+        }
+        for name in &names {
+            self.create(name, "x").await?;
+        }
+        let (mut listed, mut pages, mut cursor) = (Vec::new(), 0, None::<String>);
+        loop {
+            let page = self.backend.list(cursor.as_deref()).await.map_err(failed("list"))?;
+            pages += 1;
+            listed.extend(page.names);
+            ensure!(pages <= 10 * self.profile.names, "list: no end after {pages} pages");
+            match page.cursor {
+                Some(next) => cursor = Some(next),
+                None => break,
+            }
+        }
+        for name in &names {
+            self.remove(name).await?;
+        }
+        ensure!(pages > 1 || !self.profile.pages, "list: one page held all");
+        let ours = (self.profile.join)(&["conformance", "list"]);
+        let ours: Vec<_> = listed.into_iter().filter(|n| n.as_str().starts_with(&ours)).collect();
+        let unique: BTreeSet<_> = ours.iter().cloned().collect();
+        ensure!(unique.len() == ours.len(), "list: a name came twice");
+        ensure!(unique == names, "list: {} of {} names", unique.len(), names.len());
+        Ok(())
+    }
+
+    async fn debug_shows_no_value(&self) -> Checked {
+        let name = self.profile.name(&["conformance", "shown"])?;
+        let value = SecretValue::new(CANARY);
+        let mut shown = format!("{:?}", self.backend.create(&name, &value).await);
+        shown += &format!("{:#?}", self.backend.get(&name, &SecretVersion::Latest).await);
+        shown += &format!("{:?}", self.backend.create(&name, &value).await);
+        shown += &format!("{:?}", self.backend.list(None).await);
+        shown += &format!("{:?}", self.backend.versions(&name).await);
+        self.remove(&name).await?;
+        ensure!(!shown.contains(CANARY), "a value was shown");
+        Ok(())
+    }
 }
 
-async fn names_are_listed_over_pages(backend: &dyn SecretBackend, suite: Suite) {
-    let names: BTreeSet<_> = (0..suite.names)
-        .map(|at| name(suite.grammar, &format!("conformance/list/{}/{at}", at % 7)))
-        .collect();
-    for name in &names {
-        backend.create(name, &SecretValue::new("x")).await.expect("created");
-    }
-    let (mut listed, mut pages, mut cursor) = (Vec::new(), 0, None);
-    loop {
-        let page = backend.list(cursor.as_deref()).await.expect("listed");
-        pages += 1;
-        listed.extend(page.names);
-        cursor = page.cursor;
-        if cursor.is_none() {
-            break;
+// === impl Check ===
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.outcome {
+            Outcome::Passed => write!(f, "passed   {}", self.name),
+            Outcome::Skipped(reason) => write!(f, "skipped  {} ({reason})", self.name),
+            Outcome::Failed(seen) => write!(f, "FAILED   {}: {seen}", self.name),
         }
     }
-    assert!(pages > 1, "one page held all");
-    assert_eq!(listed.len(), names.len(), "a name was listed twice or not at all");
-    assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), names);
-    for name in &names {
-        remove(backend, name).await;
-    }
-    assert_eq!(backend.list(None).await.expect("listed").names, []);
-}
-
-async fn debug_shows_no_value(backend: &dyn SecretBackend, suite: Suite) {
-    let name = name(suite.grammar, "conformance/canary");
-    let value = SecretValue::new(CANARY);
-    let mut shown = format!("{:?}", backend.create(&name, &value).await);
-    shown += &format!("{:#?}", backend.get(&name, &SecretVersion::Latest).await);
-    shown += &format!("{:?}", backend.create(&name, &value).await);
-    shown += &format!("{:?}", backend.list(None).await);
-    assert!(!shown.contains(CANARY), "{shown}");
-    remove(backend, &name).await;
 }

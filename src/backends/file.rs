@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 
 use self::tree::Tree;
-use super::{BackendError, SecretBackend, SecretPage};
+use super::{BackendError, SecretBackend, SecretPage, VersionEntry};
 use crate::secret::{NameGrammar, SecretName, SecretRecord, SecretValue, SecretVersion};
 
 /// Names in one page of a listing.
@@ -39,8 +39,7 @@ pub struct FileBackend {
 
 impl FileBackend {
     /// The names this store accepts: those of AWS.
-    pub const GRAMMAR: NameGrammar =
-        NameGrammar { punctuation: "/_+=.@-", max_len: 512, lower_case: false };
+    pub const GRAMMAR: NameGrammar = NameGrammar::new("/_+=.@-", 512);
 
     /// Opens a directory that exists. Blocks for one look at it.
     ///
@@ -119,6 +118,17 @@ impl SecretBackend for FileBackend {
     async fn delete(&self, name: &SecretName, _force: bool) -> Result<(), BackendError> {
         let name = name.clone();
         self.write(move |tree| tree.remove(&name)).await
+    }
+
+    async fn versions(&self, name: &SecretName) -> Result<Vec<VersionEntry>, BackendError> {
+        let name = name.clone();
+        let record = self.read(move |tree| tree.read(&name)).await?;
+        Ok(vec![VersionEntry {
+            id: record.version,
+            stages: vec!["latest".into()],
+            created_at: record.created_at,
+            enabled: true,
+        }])
     }
 }
 

@@ -1,5 +1,8 @@
 //! The stores, by type.
 
+#[cfg(feature = "aws")]
+mod aws;
+
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{
@@ -43,13 +46,7 @@ pub(super) enum BackendFile {
         path: PathBuf,
     },
     #[cfg(feature = "aws")]
-    AwsSecretsManager {
-        region: Option<String>,
-        #[serde(default)]
-        prefix: String,
-        endpoint_url: Option<String>,
-        assume_role: Option<String>,
-    },
+    AwsSecretsManager(aws::AwsFile),
 }
 
 // === impl BackendFile ===
@@ -84,28 +81,18 @@ impl BackendFile {
                 Ok(BackendSettings::File { path: context.resolve(&path) })
             }
             #[cfg(feature = "aws")]
-            Self::AwsSecretsManager { region, prefix, endpoint_url, assume_role } => {
-                use crate::backends::aws;
-                if !prefix.chars().all(|c| aws::AwsBackend::GRAMMAR.allows(c)) || prefix.len() > 255
-                {
-                    return Err(format!("prefix {prefix:?} is no part of an AWS secret name"));
-                }
-                if let Some(url) = &endpoint_url
-                    && !url.parse::<http::Uri>().is_ok_and(|url| {
-                        url.host().is_some() && matches!(url.scheme_str(), Some("http" | "https"))
-                    })
-                {
-                    return Err(format!("endpoint_url {url:?} is not an http(s) URL"));
-                }
-                Ok(BackendSettings::Aws(aws::AwsSettings {
-                    region,
-                    prefix,
-                    endpoint_url,
-                    assume_role,
-                }))
-            }
+            Self::AwsSecretsManager(file) => Ok(BackendSettings::Aws(file.check()?)),
         }
     }
+}
+
+/// Refuses what is not an http or https URL with a host.
+#[cfg(feature = "aws")]
+fn http_url(key: &str, text: &str) -> Result<(), String> {
+    let valid = text.parse::<http::Uri>().is_ok_and(|url| {
+        url.host().is_some() && matches!(url.scheme_str(), Some("http" | "https"))
+    });
+    if valid { Ok(()) } else { Err(format!("{key} {text:?} is not an http(s) URL")) }
 }
 
 // === impl BackendSettings ===

@@ -29,7 +29,7 @@ use tonic::{Status, Streaming, transport::Server};
 
 use super::{ExtProc, ExtProcSettings, Processor};
 use crate::{
-    backends::{BackendError, SecretBackend, SecretPage},
+    backends::{BackendError, SecretBackend, SecretPage, VersionEntry},
     identity::{Evidence, GrantKeys, GrantScope, SpiffeId, TrustDomain},
     injection::{InjectedValue, Injection, InjectionMatch, Template},
     metrics::Metrics,
@@ -63,11 +63,11 @@ spec:
 "#;
 
 /// A store whose secrets are in its code: `<name>` holds the value below.
-struct Store;
+struct Secrets;
 
 pub(super) fn catalog() -> Catalog {
     let backend = BackendName::parse("local").expect("valid");
-    let grammar = NameGrammar { punctuation: "/_+=.@-", max_len: 512, lower_case: false };
+    let grammar = NameGrammar::new("/_+=.@-", 512);
     let backends = [(backend.clone(), CatalogEntry { grammar })];
     Catalog::new(backends.into(), Some(backend), vec![]).expect("valid")
 }
@@ -84,8 +84,7 @@ fn grants() -> GrantKeys {
 fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
     let catalog = Arc::new(catalog());
     let policies = Policies::parse(&[("test.yaml".into(), POLICY.into())], &catalog);
-    let store: Arc<dyn SecretBackend> = Arc::new(Store);
-    let backends = HashMap::from([(BackendName::parse("local").expect("valid"), store)]);
+    let backends = HashMap::from([(BackendName::parse("local").expect("valid"), Secrets.into())]);
     let cache = CacheSettings { ttl: Duration::ZERO, negative_ttl: Duration::ZERO, max_bytes: 0 };
     let timeout = Duration::from_secs(5);
     let injection = Injection {
@@ -272,10 +271,10 @@ fn status(answer: &ProcessingResponse) -> (i32, &str, String) {
     }
 }
 
-// === impl Store ===
+// === impl Secrets ===
 
 #[async_trait]
-impl SecretBackend for Store {
+impl SecretBackend for Secrets {
     async fn get(
         &self,
         name: &SecretName,
@@ -312,5 +311,9 @@ impl SecretBackend for Store {
 
     async fn delete(&self, _: &SecretName, _: bool) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    async fn versions(&self, _: &SecretName) -> Result<Vec<VersionEntry>, BackendError> {
+        Err(BackendError::NotFound)
     }
 }

@@ -125,7 +125,12 @@ impl Template {
                 Part::Value(_) => sample.push('x'),
             }
         }
-        grammar.canonical(&(sample + tail), NameEncoding::Plain).map(drop)
+        let check = |name: &str| grammar.canonical(name, NameEncoding::Plain).map(drop);
+        // The prefix may end before the slash of an object's key.
+        if grammar.object_key && !tail.is_empty() && !sample.contains('/') {
+            return check(&format!("{sample}{tail}/{tail}"));
+        }
+        check(&(sample + tail))
     }
 
     /// As stores that ignore case see it.

@@ -15,7 +15,8 @@ use crate::{
 /// `aws` has hierarchical names, `azure` flat ones without case.
 pub(super) fn catalog() -> Catalog {
     let entry = |name: &str, punctuation, lower_case| {
-        let grammar = NameGrammar { punctuation, max_len: 127, lower_case };
+        let grammar = NameGrammar::new(punctuation, 127);
+        let grammar = if lower_case { grammar.ignoring_case() } else { grammar };
         (BackendName::parse(name).expect("valid"), CatalogEntry { grammar })
     };
     let backends = [entry("aws", "/_+=.@-", false), entry("azure", "-", true)];

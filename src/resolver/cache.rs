@@ -44,6 +44,8 @@ pub(super) enum Lookup {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) backend: BackendName,
+    /// Only for stores whose secrets live in their callers' namespaces.
+    pub(super) namespace: Option<Arc<str>>,
     pub(super) name: SecretName,
     pub(super) version: SecretVersion,
     /// Read when the lookup starts. A write raises the counter, so neither held
@@ -84,10 +86,11 @@ impl Cache {
         }
     }
 
-    pub(super) fn key(&self, secret: &SecretRef) -> Key {
+    pub(super) fn key(&self, secret: &SecretRef, namespace: Option<&str>) -> Key {
         let (backend, name) = (secret.backend.clone(), secret.name.clone());
         let epoch = self.epoch(&backend, &name).load(Ordering::Acquire);
-        Key { backend, name, version: secret.version.clone(), epoch }
+        let namespace = namespace.map(Into::into);
+        Key { backend, namespace, name, version: secret.version.clone(), epoch }
     }
 
     pub(super) async fn get(&self, key: &Key) -> Option<Lookup> {

@@ -140,8 +140,7 @@ impl Catalog {
         // Routes are compared with the decoded name, so that `gcp%2Fa` and
         // `gcp/a` lead to the same secret. This grammar admits all that any
         // store does; the store's own is applied to what is left.
-        const WIDEST: NameGrammar =
-            NameGrammar { punctuation: "/_+=.@-", max_len: 1024, lower_case: false };
+        const WIDEST: NameGrammar = NameGrammar::new("/_+=.@-", 1024);
         let whole = WIDEST.canonical(raw, encoding)?;
         let (backend, rest) =
             match self.routes.iter().find_map(|route| {
@@ -178,9 +177,7 @@ mod tests {
 
     fn catalog(routes: &[(&str, &str)]) -> Catalog {
         let backend = |name: &str| BackendName::parse(name).expect("valid backend name");
-        let entry = |punctuation| CatalogEntry {
-            grammar: NameGrammar { punctuation, max_len: 255, lower_case: false },
-        };
+        let entry = |punctuation| CatalogEntry { grammar: NameGrammar::new(punctuation, 255) };
         let backends = [(backend("aws-prod"), entry("/_+=.@-")), (backend("gcp"), entry("-_"))];
         let routes = routes
             .iter()

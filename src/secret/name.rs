@@ -21,6 +21,9 @@ pub struct NameGrammar {
     pub max_len: usize,
     /// Whether the store ignores case; names are then lower-cased.
     pub lower_case: bool,
+    /// Whether names are an object and one key in it, as `name/key`, where the
+    /// object's name is a DNS subdomain (RFC 1123). So are Kubernetes Secrets.
+    pub object_key: bool,
 }
 
 /// Whether a name from outside still carries percent-encoding.
@@ -60,6 +63,9 @@ pub enum InvalidName {
     /// `//`, a leading or trailing `/`, or a segment that is only a dot.
     #[error("secret name cannot contain empty or '.' path segments")]
     Segment,
+    /// Not of the form `name/key`, or the first part is not a DNS subdomain.
+    #[error("secret name must be of the form name/key, with the name in lower case")]
+    ObjectKey,
     /// A percent sign that is not followed by two hexadecimal digits, or bytes
     /// that are not UTF-8 once decoded.
     #[error("secret name has invalid percent-encoding")]
@@ -78,6 +84,26 @@ fn describe(punctuation: &str) -> String {
 // === impl NameGrammar ===
 
 impl NameGrammar {
+    /// Letters, digits and `punctuation`, up to `max_len` bytes, case kept.
+    #[must_use]
+    pub const fn new(punctuation: &'static str, max_len: usize) -> Self {
+        Self { punctuation, max_len, lower_case: false, object_key: false }
+    }
+
+    /// The same for a store that ignores case.
+    #[must_use]
+    pub const fn ignoring_case(mut self) -> Self {
+        self.lower_case = true;
+        self
+    }
+
+    /// The same for names of the form `name/key`.
+    #[must_use]
+    pub const fn of_object_keys(mut self) -> Self {
+        self.object_key = true;
+        self
+    }
+
     /// Turns a name from outside into its canonical form.
     ///
     /// # Errors
@@ -110,6 +136,9 @@ impl NameGrammar {
         if name.split('/').any(|segment| segment.is_empty() || segment == ".") {
             return Err(InvalidName::Segment);
         }
+        if self.object_key && !is_object_key(name) {
+            return Err(InvalidName::ObjectKey);
+        }
         if self.lower_case && name.bytes().any(|b| b.is_ascii_uppercase()) {
             return Ok(SecretName(name.to_ascii_lowercase().into()));
         }
@@ -128,6 +157,20 @@ impl NameGrammar {
     pub fn allows(&self, c: char) -> bool {
         c.is_ascii_alphanumeric() || self.punctuation.contains(c)
     }
+}
+
+/// Whether a name is `name/key` with a DNS subdomain (RFC 1123) before the slash
+/// and up to 253 bytes on each side.
+fn is_object_key(name: &str) -> bool {
+    let Some((object, key)) = name.split_once('/') else { return false };
+    let label = |label: &str| {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(inner)
+    };
+    object.len() <= 253 && key.len() <= 253 && !key.contains('/') && object.split('.').all(label)
 }
 
 /// Decodes percent-encoding once; refuses stray percent signs, which the
@@ -169,10 +212,9 @@ impl fmt::Debug for SecretName {
 mod tests {
     use super::*;
 
-    const SLASHED: NameGrammar =
-        NameGrammar { punctuation: "/_+=.@-", max_len: 512, lower_case: false };
-    const FLAT: NameGrammar = NameGrammar { punctuation: "-_", max_len: 255, lower_case: false };
-    const FOLDED: NameGrammar = NameGrammar { punctuation: "-", max_len: 127, lower_case: true };
+    const SLASHED: NameGrammar = NameGrammar::new("/_+=.@-", 512);
+    const FLAT: NameGrammar = NameGrammar::new("-_", 255);
+    const FOLDED: NameGrammar = NameGrammar::new("-", 127).ignoring_case();
 
     #[test]
     fn hostile_names_are_refused_before_any_store_sees_them() {
@@ -211,6 +253,18 @@ mod tests {
                 Err(expected),
                 "{raw:?}"
             );
+        }
+    }
+
+    #[test]
+    fn objects_and_keys_are_told_apart() {
+        const KEYED: NameGrammar = NameGrammar::new("/-_.", 507).of_object_keys();
+        for raw in ["db/password", "a.b-c/tls.crt", "0/_", "db/Key_1"] {
+            assert!(KEYED.canonical(raw, NameEncoding::Plain).is_ok(), "{raw}");
+        }
+        let long = format!("{}/k", "a".repeat(254));
+        for raw in ["db", "db/a/b", "Db/a", "-db/a", "db-/a", "a..b/c", "a./c", "a_b/c", &long] {
+            assert!(KEYED.canonical(raw, NameEncoding::Plain).is_err(), "{raw}");
         }
     }
 

@@ -4,20 +4,15 @@
 //! so the error's code decides. Causes are texts made here: the SDK's own errors
 //! hold the raw answer, and with it maybe a value, and show it in `Debug`.
 
-use std::{error::Error as StdError, sync::Arc, time::Duration};
+use std::{error::Error as StdError, time::Duration};
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_secretsmanager::error::{ConnectorError, ProvideErrorMetadata, SdkError};
 
-use crate::backends::{BackendError, Cause};
-
-/// Longest cause in bytes; what a store says is not to fill the log.
-const MAX_CAUSE: usize = 1024;
-
-/// What the store or the way to it said, for the log.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct AwsCause(String);
+use crate::backends::{
+    BackendError, Cause,
+    failure::{cause, causes, chain, from_status, retry_after},
+};
 
 /// The parts of an error answer that matter.
 #[derive(Default)]
@@ -51,7 +46,7 @@ where
                 code: meta.code().unwrap_or_default(),
                 message: meta.message().unwrap_or_default(),
                 request_id: headers.get("x-amzn-requestid").unwrap_or_default(),
-                retry_after: headers.get("retry-after").and_then(seconds),
+                retry_after: headers.get("retry-after").and_then(retry_after),
             })
         }
         // Cut short or unreadable. No cause: the parser's text may quote it.
@@ -101,13 +96,10 @@ fn from_answer(answer: &Answer<'_>) -> BackendError {
         "RequestTimeout" | "RequestTimeoutException" => BackendError::TimedOut,
         // Without a known code: gateways and proxies on the way.
         code => match answer.status {
-            429 => BackendError::Throttled { retry_after: answer.retry_after },
-            401 | 403 | 407 => BackendError::PermissionDenied(cause()),
-            408 | 504 => BackendError::TimedOut,
-            500.. => BackendError::Unavailable(cause()),
-            // A success that could not be read; its text may quote a value.
-            ..=399 => BackendError::Unavailable(None),
-            _ => BackendError::Invalid(plain_code(code).to_owned()),
+            400..=499 if !matches!(answer.status, 401 | 403 | 407 | 408 | 429) => {
+                BackendError::Invalid(plain_code(code).to_owned())
+            }
+            status => from_status(status, answer.retry_after, cause()),
         },
     }
 }
@@ -127,29 +119,6 @@ fn credentials(error: &(dyn StdError + 'static)) -> Option<BackendError> {
         }
         _ => BackendError::PermissionDenied(Some(chain(error))),
     })
-}
-
-fn causes<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| (*error).source())
-}
-
-/// The texts of an error and its causes; never their `Debug`.
-fn chain(error: &(dyn StdError + 'static)) -> Cause {
-    let texts: Vec<_> = causes(error).map(ToString::to_string).collect();
-    cause(texts.join(": "))
-}
-
-fn cause(mut text: String) -> Cause {
-    text.truncate(text.floor_char_boundary(MAX_CAUSE));
-    // One line, whatever the store says.
-    Arc::new(AwsCause(text.replace(char::is_control, " ")))
-}
-
-/// `Retry-After` in seconds. Its other form, a date, AWS does not use.
-fn seconds(text: &str) -> Option<Duration> {
-    text.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// An error code that may be shown: whatever else answers at the store's
@@ -220,14 +189,6 @@ mod tests {
         for code in ["", "canary-value", "a\nb", &"A".repeat(65)] {
             let error = from_answer(&Answer { status: 400, code, ..Answer::default() });
             assert_eq!(error.to_string(), "the store refused the request: unknown error code");
-        }
-    }
-
-    #[test]
-    fn retry_after_is_read_in_seconds() {
-        assert_eq!(seconds(" 7 "), Some(Duration::from_secs(7)));
-        for text in ["", "-1", "1.5", "Wed, 21 Oct 2026 07:28:00 GMT"] {
-            assert_eq!(seconds(text), None, "{text}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
-use crate::backends::conformance::{self, Suite};
+use crate::backends::conformance::{self, Profile};
 
 fn opened() -> (TempDir, FileBackend) {
     let dir = TempDir::new().expect("temporary directory");
@@ -23,8 +23,9 @@ fn name(raw: &str) -> SecretName {
 #[tokio::test]
 async fn file_conforms() {
     let (dir, backend) = opened();
-    let suite = Suite { grammar: FileBackend::GRAMMAR, previous: false, empty: true, names: 105 };
-    conformance::check(&backend, suite).await;
+    let odd_names = &["of.a_secret+1=2@x-y", "a/b/c/d"];
+    let profile = Profile { odd_names, history: false, ..Profile::new(FileBackend::GRAMMAR) };
+    conformance::assert_conforms(&backend, profile).await;
     assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 0, "something was left behind");
 }
 
