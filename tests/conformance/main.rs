@@ -1,0 +1,5 @@
+//! Every store for real: backends against the servers that `make servers` builds.
+//!
+//! Slower than the rest, so `cargo test` leaves it out; `make conformance` runs it.
+
+mod servers;
