@@ -1,28 +1,54 @@
-//! The admin listener: probes and metrics, on a port of their own.
+//! The admin listener: probes, metrics and the state of the stores, on a port of
+//! their own.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
-use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use http::header;
+use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{metrics::Metrics, readiness::Readiness};
+use crate::{metrics::Metrics, readiness::Readiness, resolver::BackendStatus, snapshot::Current};
 
 /// OpenMetrics, the format that prometheus-client writes.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone)]
 struct Admin {
+    current: Current,
     metrics: Arc<Metrics>,
     readiness: Readiness,
 }
 
-/// The routes: `/livez`, `/readyz`, `/metrics`.
-pub fn router(metrics: Arc<Metrics>, readiness: Readiness) -> Router {
+/// One store in the answer of `/backends`. Nothing in it comes from the store.
+#[derive(Serialize)]
+struct Backend {
+    name: String,
+    /// `unknown` before the first call, `up`, `throttled`, `down`.
+    state: &'static str,
+    in_flight: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_answer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_failure: Option<Failure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credentials_expire: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Failure {
+    kind: &'static str,
+    at: Option<String>,
+}
+
+/// The routes: `/livez`, `/readyz`, `/metrics`, `/backends`.
+pub fn router(current: Current, metrics: Arc<Metrics>, readiness: Readiness) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
-        .with_state(Admin { metrics, readiness })
+        .route("/backends", get(backends))
+        .with_state(Admin { current, metrics, readiness })
 }
 
 /// Ready means: configuration loaded and listeners up. A store that is down does
@@ -35,6 +61,7 @@ async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
 }
 
 async fn metrics_text(State(admin): State<Admin>) -> impl IntoResponse {
+    admin.current.load_full().resolver.measure();
     match admin.metrics.encode() {
         Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, METRICS_TYPE)], text),
         Err(_) => {
@@ -42,4 +69,29 @@ async fn metrics_text(State(admin): State<Admin>) -> impl IntoResponse {
             (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], text)
         }
     }
+}
+
+/// How the stores are doing. Asks none of them.
+async fn backends(State(admin): State<Admin>) -> Json<Vec<Backend>> {
+    let status = admin.current.load_full().resolver.status();
+    Json(status.into_iter().map(Backend::from).collect())
+}
+
+// === impl Backend ===
+
+impl From<BackendStatus> for Backend {
+    fn from(status: BackendStatus) -> Self {
+        Self {
+            name: status.name.to_string(),
+            state: status.state,
+            in_flight: status.in_flight,
+            last_answer: status.last_answer.and_then(rfc3339),
+            last_failure: status.last_failure.map(|(kind, at)| Failure { kind, at: rfc3339(at) }),
+            credentials_expire: status.credentials_expire.and_then(rfc3339),
+        }
+    }
+}
+
+fn rfc3339(at: SystemTime) -> Option<String> {
+    OffsetDateTime::from(at).replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
 }

@@ -18,7 +18,7 @@ use crate::{
     identity::{IdentityError, Principal},
     metrics::{Edge, Metrics},
     operation::{SecretOperation, split_query},
-    policy::{AuditMatch, Decision, Denial, InvalidRequest, Reason},
+    policy::{AuditMatch, Decision, Denial, InvalidRequest, Reason, Verb},
     snapshot::Snapshot,
 };
 
@@ -98,8 +98,11 @@ impl Api {
         match operation {
             SecretOperation::List { backend } => call.list(backend).await,
             SecretOperation::Create => call.create(request.body).await,
-            SecretOperation::Item { verb, secret, force } => {
-                call.item(verb, secret, force, request.body).await
+            SecretOperation::Item { verb: Verb::Get, secret, refresh, .. } => {
+                call.get(&secret, refresh).await
+            }
+            SecretOperation::Item { verb, secret, force, .. } => {
+                call.write(verb, &secret, force, request.body).await
             }
         }
     }

@@ -32,6 +32,9 @@ pub use self::build::{BuildError, load_policies};
 /// How long streams have to tell their end once the grace is over.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// How long a value that may not be served any more stays in memory at most.
+const HOUSEKEEPING: Duration = Duration::from_secs(10);
+
 /// A running service.
 pub struct App {
     addresses: Addresses,
@@ -110,9 +113,11 @@ impl App {
         let server = axum::serve(rest.accept(), router).with_graceful_shutdown(stopped());
         servers.spawn(async { server.await.context("REST listener") });
 
-        let router = admin::router(Arc::clone(&metrics), readiness.clone());
+        let router = admin::router(current.clone(), Arc::clone(&metrics), readiness.clone());
         let server = axum::serve(admin.accept(), router).with_graceful_shutdown(stopped());
         servers.spawn(async { server.await.context("admin listener") });
+
+        servers.spawn(housekeeping(current.clone(), stopped()));
 
         for (listener, address) in
             [("grpc", &addresses.grpc), ("rest", &addresses.rest), ("admin", &addresses.admin)]
@@ -167,6 +172,20 @@ impl App {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Lets go of what has become too old to be used, whether anyone comes by or not.
+async fn housekeeping(current: Current, stopped: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let tidy = async {
+        loop {
+            tokio::time::sleep(HOUSEKEEPING).await;
+            current.load_full().resolver.tidy();
+        }
+    };
+    tokio::select! {
+        () = stopped => Ok(()),
+        () = tidy => Ok(()),
     }
 }
 

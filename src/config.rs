@@ -11,6 +11,7 @@ mod ext_proc;
 mod file;
 mod identity;
 mod listener;
+mod resolver;
 mod value;
 
 use std::{
@@ -30,7 +31,7 @@ pub use self::{
 use crate::{
     injection::Injection,
     operation::SecretRoutes,
-    resolver::CacheSettings,
+    resolver::ResolverSettings,
     secret::{BackendName, Catalog},
     snapshot::Limits,
 };
@@ -63,8 +64,8 @@ pub struct Config {
     pub backends: Vec<(BackendName, BackendSettings)>,
     /// Names, references and routes of the stores.
     pub catalog: Arc<Catalog>,
-    /// How long values are kept.
-    pub cache: CacheSettings,
+    /// How secrets are fetched and for how long they are kept.
+    pub resolver: ResolverSettings,
     /// Bounds on work and memory.
     pub limits: Limits,
     /// Policy files and directories.

@@ -105,11 +105,10 @@ pub(crate) fn over(
     metrics: &Arc<Metrics>,
 ) -> Snapshot {
     let stores = HashMap::from([(config.backends[0].0.clone(), Store::Shared(store))]);
-    let timeout = config.limits.backend_timeout;
     Snapshot {
         catalog: Arc::clone(&config.catalog),
         policies: Arc::new(policies(config, POLICIES)),
-        resolver: Resolver::new(stores, config.cache, timeout, Arc::clone(metrics)),
+        resolver: Resolver::new(stores, config.resolver.clone(), Arc::clone(metrics)),
         trust_domains: config.identity.trust_domains.clone().into(),
         local: config.identity.local.clone(),
         grants: Arc::new(GrantKeys::random(Duration::from_secs(30)).expect("random bytes")),

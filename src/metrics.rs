@@ -1,7 +1,10 @@
 //! What is counted. No label ever holds a secret name, a raw path or anything
 //! else that a caller chooses freely.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -23,7 +26,14 @@ pub struct Metrics {
     request_duration: Family<MethodLabels, Histogram, Buckets>,
     backend_errors: Family<BackendLabels, Counter>,
     backend_duration: Family<BackendCallLabels, Histogram, Buckets>,
+    backend_retries: Family<BackendLabels, Counter>,
+    backend_failovers: Family<BackendLabels, Counter>,
+    backend_up: Family<BackendLabels, Gauge>,
+    backend_in_flight: Family<BackendLabels, Gauge>,
+    credentials_expiry: Family<BackendLabels, Gauge>,
     cache_lookups: Family<ResultLabels, Counter>,
+    cache_entries: Gauge,
+    cache_bytes: Gauge,
     decisions: Family<DecisionLabels, Counter>,
     audit_matches: Family<AuditLabels, Counter>,
     ext_proc_streams: Family<ResultLabels, Counter>,
@@ -82,8 +92,25 @@ pub enum CacheLookup {
     Hit,
     /// A name that was known to be missing.
     NegativeHit,
-    /// A call to the store, or a wait for someone else's.
+    /// A value that is past its time, since its store is being asked or cannot answer.
+    Stale,
+    /// A wait for a call to the store that another reader made.
+    Shared,
+    /// A call to the store.
     Miss,
+}
+
+/// How one store is doing.
+#[derive(Clone, Copy, Debug)]
+pub struct BackendGauges<'a> {
+    /// Its configured name.
+    pub backend: &'a str,
+    /// Whether calls go through.
+    pub up: bool,
+    /// Calls under way.
+    pub in_flight: usize,
+    /// When the credentials in use run out, if known.
+    pub credentials_expire: Option<SystemTime>,
 }
 
 /// The edge that asked for a decision.
@@ -120,7 +147,14 @@ impl Default for Metrics {
             request_duration: Family::new_with_constructor(Buckets),
             backend_errors: Family::default(),
             backend_duration: Family::new_with_constructor(Buckets),
+            backend_retries: Family::default(),
+            backend_failovers: Family::default(),
+            backend_up: Family::default(),
+            backend_in_flight: Family::default(),
+            credentials_expiry: Family::default(),
             cache_lookups: Family::default(),
+            cache_entries: Gauge::default(),
+            cache_bytes: Gauge::default(),
             decisions: Family::default(),
             audit_matches: Family::default(),
             ext_proc_streams: Family::default(),
@@ -143,6 +177,41 @@ impl Default for Metrics {
             "vaultmux_backend_duration_seconds",
             "Time that a store took for one call",
             metrics.backend_duration.clone(),
+        );
+        registry.register(
+            "vaultmux_backend_retries",
+            "Calls to a store that were made again",
+            metrics.backend_retries.clone(),
+        );
+        registry.register(
+            "vaultmux_backend_failovers",
+            "Reads that another store answered for this one",
+            metrics.backend_failovers.clone(),
+        );
+        registry.register(
+            "vaultmux_backend_up",
+            "0 while calls to a store are held back because it fails or throttles",
+            metrics.backend_up.clone(),
+        );
+        registry.register(
+            "vaultmux_backend_in_flight",
+            "Calls to a store under way",
+            metrics.backend_in_flight.clone(),
+        );
+        registry.register(
+            "vaultmux_backend_credentials_expiry_timestamp_seconds",
+            "When the credentials for a store run out, as Unix time",
+            metrics.credentials_expiry.clone(),
+        );
+        registry.register(
+            "vaultmux_cache_entries",
+            "Secret versions and missing names held",
+            metrics.cache_entries.clone(),
+        );
+        registry.register(
+            "vaultmux_cache_bytes",
+            "Approximate size of what is held",
+            metrics.cache_bytes.clone(),
         );
         registry.register(
             "vaultmux_cache_lookups",
@@ -210,11 +279,47 @@ impl Metrics {
         }
     }
 
+    /// A call to a store that is made again.
+    pub fn backend_retry(&self, backend: &str) {
+        self.backend_retries.get_or_create(&BackendLabels { backend: backend.to_owned() }).inc();
+    }
+
+    /// A read that another store answered.
+    pub fn failover(&self, backend: &str) {
+        self.backend_failovers.get_or_create(&BackendLabels { backend: backend.to_owned() }).inc();
+    }
+
+    /// How the stores are doing now; those that are not among them are forgotten.
+    pub fn backends<'a>(&self, backends: impl Iterator<Item = BackendGauges<'a>>) {
+        for gauges in [&self.backend_up, &self.backend_in_flight, &self.credentials_expiry] {
+            gauges.clear();
+        }
+        for BackendGauges { backend, up, in_flight, credentials_expire } in backends {
+            let labels = BackendLabels { backend: backend.to_owned() };
+            self.backend_up.get_or_create(&labels).set(i64::from(up));
+            let in_flight = i64::try_from(in_flight).unwrap_or(i64::MAX);
+            self.backend_in_flight.get_or_create(&labels).set(in_flight);
+            let expiry = credentials_expire.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+            if let Some(expiry) = expiry {
+                let expiry = i64::try_from(expiry.as_secs()).unwrap_or(i64::MAX);
+                self.credentials_expiry.get_or_create(&labels).set(expiry);
+            }
+        }
+    }
+
+    /// What the cache holds now.
+    pub fn cache_size(&self, entries: u64, bytes: u64) {
+        self.cache_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.cache_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
     /// A read of a secret.
     pub fn cache_lookup(&self, lookup: CacheLookup) {
         let result = match lookup {
             CacheLookup::Hit => "hit",
             CacheLookup::NegativeHit => "negative_hit",
+            CacheLookup::Stale => "stale",
+            CacheLookup::Shared => "shared",
             CacheLookup::Miss => "miss",
         };
         self.cache_lookups.get_or_create(&ResultLabels { result }).inc();

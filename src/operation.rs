@@ -64,6 +64,8 @@ pub enum SecretOperation {
         secret: SecretRef,
         /// `?force=true` of a delete: beyond recovery.
         force: bool,
+        /// `?refresh=true` of a read: past the cache.
+        refresh: bool,
     },
 }
 
@@ -200,7 +202,8 @@ impl SecretOperation {
         if verb != Verb::Get && selects {
             return Err(InvalidOperation::Parameter("version or field of a write"));
         }
-        Ok(Self::Item { verb, secret, force: parameters.force })
+        let Parameters { force, refresh, .. } = parameters;
+        Ok(Self::Item { verb, secret, force, refresh })
     }
 }
 
@@ -210,6 +213,7 @@ struct Parameters<'a> {
     version: Option<Cow<'a, str>>,
     field: Option<Cow<'a, str>>,
     force: bool,
+    refresh: bool,
 }
 
 impl<'a> Parameters<'a> {
@@ -217,24 +221,27 @@ impl<'a> Parameters<'a> {
     /// twice are refused, since two readers could choose differently.
     fn parse(query: Option<&'a str>) -> Result<Self, InvalidOperation> {
         let mut found = Self::default();
-        let mut force = None;
+        let (mut force, mut refresh) = (None, None);
         for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             let (slot, name) = match &*key {
                 "backend" => (&mut found.backend, "backend"),
                 "version" => (&mut found.version, "version"),
                 "field" => (&mut found.field, "field"),
                 "force" => (&mut force, "force"),
+                "refresh" => (&mut refresh, "refresh"),
                 _ => continue,
             };
             if slot.replace(value).is_some() {
                 return Err(InvalidOperation::Parameter(name));
             }
         }
-        found.force = match force.as_deref() {
-            None | Some("false") => false,
-            Some("true") => true,
-            Some(_) => return Err(InvalidOperation::Parameter("force")),
+        let flag = |value: Option<Cow<'_, str>>, name| match value.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(InvalidOperation::Parameter(name)),
         };
+        found.force = flag(force, "force")?;
+        found.refresh = flag(refresh, "refresh")?;
         Ok(found)
     }
 }

@@ -46,6 +46,8 @@ pub enum ProblemCode {
     BackendRefused,
     /// The store is down or failing.
     BackendUnavailable,
+    /// The caller asks for more than its share.
+    TooManyRequests,
     /// The store asks for fewer calls.
     BackendThrottled,
     /// No answer in time.
@@ -93,6 +95,7 @@ impl ProblemCode {
             Self::AlreadyExists => StatusCode::CONFLICT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::BackendRefused => StatusCode::BAD_GATEWAY,
             Self::BackendUnavailable | Self::BackendThrottled => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
@@ -116,6 +119,7 @@ impl ProblemCode {
             Self::AlreadyExists => "secret already exists",
             Self::BodyTooLarge => "request body too large",
             Self::BodyTooSlow => "request body did not arrive in time",
+            Self::TooManyRequests => "too many requests",
             Self::BackendRefused => "the secret store refused the request",
             Self::BackendUnavailable => "the secret store is unavailable",
             Self::BackendThrottled => "the secret store is throttling",
@@ -170,8 +174,10 @@ impl Problem {
             let scheme = HeaderValue::from_static("Bearer realm=\"vaultmux-mesh\"");
             headers.insert(header::WWW_AUTHENTICATE, scheme);
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            let seconds = self.retry_after.map_or(1, |wait| wait.as_secs().max(1));
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            // Rounded up: who comes back earlier is refused again.
+            let seconds = self.retry_after.map_or(1.0, |wait| wait.as_secs_f64().ceil().max(1.0));
+            let seconds = seconds as u64;
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
@@ -219,6 +225,7 @@ impl From<ResolveError> for Problem {
     fn from(error: ResolveError) -> Self {
         let code = match &error {
             ResolveError::NoField => ProblemCode::NotFound,
+            ResolveError::RefreshLimit { .. } => ProblemCode::TooManyRequests,
             ResolveError::Deadline => ProblemCode::DeadlineExceeded,
             ResolveError::Internal => ProblemCode::Internal,
             ResolveError::Backend { error, .. } => match error {
@@ -238,6 +245,7 @@ impl From<ResolveError> for Problem {
             ResolveError::Backend { error: BackendError::Throttled { retry_after }, .. } => {
                 retry_after
             }
+            ResolveError::RefreshLimit { retry_after } => Some(retry_after),
             _ => None,
         };
         Self { retry_after, ..Self::new(code) }

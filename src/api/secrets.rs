@@ -109,34 +109,40 @@ impl Call<'_> {
         Ok(json(StatusCode::CREATED, &Written { name: &name, version: None }))
     }
 
-    pub(super) async fn item(
+    pub(super) async fn get(
+        &self,
+        secret: &SecretRef,
+        refresh: bool,
+    ) -> Result<Response<Bytes>, Problem> {
+        let permit = self.authorize(Verb::Get, secret)?;
+        let resolver = &self.snapshot.resolver;
+        let record = match refresh {
+            false => resolver.resolve(&permit, self.deadline).await?,
+            true => resolver.refresh(&permit, self.deadline).await?,
+        };
+        Ok(secret_response(secret, &record))
+    }
+
+    pub(super) async fn write(
         &self,
         verb: Verb,
-        secret: SecretRef,
+        secret: &SecretRef,
         force: bool,
         body: &[u8],
     ) -> Result<Response<Bytes>, Problem> {
-        let permit = self.authorize(verb, &secret)?;
+        let permit = self.authorize(verb, secret)?;
         let resolver = &self.snapshot.resolver;
-        match verb {
-            Verb::Update => {
-                let body: UpdateBody = parse(body)?;
-                let value = plaintext(body.value, body.value_base64)?;
-                let version = resolver.update(&permit, &value, self.deadline).await?;
-                let name = secret.name.as_str();
-                Ok(json(StatusCode::OK, &Written { name, version: Some(&version) }))
-            }
-            Verb::Delete => {
-                resolver.delete(&permit, force, self.deadline).await?;
-                let mut response = Response::new(Bytes::new());
-                *response.status_mut() = StatusCode::NO_CONTENT;
-                Ok(response)
-            }
-            Verb::Get | Verb::List | Verb::Create | Verb::Use => {
-                let record = resolver.resolve(&permit, self.deadline).await?;
-                Ok(secret_response(&secret, &record))
-            }
+        if verb == Verb::Delete {
+            resolver.delete(&permit, force, self.deadline).await?;
+            let mut response = Response::new(Bytes::new());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
         }
+        let body: UpdateBody = parse(body)?;
+        let value = plaintext(body.value, body.value_base64)?;
+        let version = resolver.update(&permit, &value, self.deadline).await?;
+        let name = secret.name.as_str();
+        Ok(json(StatusCode::OK, &Written { name, version: Some(&version) }))
     }
 
     fn authorize(&self, verb: Verb, secret: &SecretRef) -> Result<Permit, Denial> {

@@ -49,7 +49,7 @@ pub enum BuildError {
 /// Builds the snapshot of a start.
 pub(super) async fn first(config: &Config, metrics: Arc<Metrics>) -> Result<Built, BuildError> {
     let policies = load_policies(config).map_err(BuildError::Policies)?;
-    let resolver = resolver(config, Arc::clone(&metrics)).await?;
+    let resolver = resolver(config, Arc::clone(&metrics), None).await?;
     let grants = Arc::new(grant_keys(&config.identity)?);
     let set = PolicySet::compile(&policies, 1);
     log_generation(&set);
@@ -114,19 +114,33 @@ pub(super) fn grant_keys(identity: &IdentityConfig) -> Result<GrantKeys, BuildEr
     GrantKeys::parse(&text, ttl).map_err(|error| failed(error.to_string()))
 }
 
+/// Opens the stores; those whose settings did not change are taken over from
+/// `before`, with their connections and credentials.
 pub(super) async fn resolver(
     config: &Config,
     metrics: Arc<Metrics>,
+    before: Option<(&Config, &Resolver)>,
 ) -> Result<Resolver, BuildError> {
     let mut stores: HashMap<BackendName, Store> = HashMap::new();
     for (name, settings) in &config.backends {
-        let store = open(settings, config)
-            .await
-            .map_err(|message| BuildError::Backend { backend: name.clone(), message })?;
-        tracing::info!(secret.backend = %name, kind = settings.kind(), "backend configured");
+        let opened = before.and_then(|(old, resolver)| {
+            let same = old.backends.iter().any(|(n, s)| n == name && s == settings);
+            let same = same && old.limits.backend_timeout == config.limits.backend_timeout;
+            same.then(|| resolver.store(name)).flatten()
+        });
+        let store = match opened {
+            Some(store) => store,
+            None => {
+                let store = open(settings, config)
+                    .await
+                    .map_err(|message| BuildError::Backend { backend: name.clone(), message })?;
+                tracing::info!(secret.backend = %name, kind = settings.kind(), "backend configured");
+                store
+            }
+        };
         stores.insert(name.clone(), store);
     }
-    Ok(Resolver::new(stores, config.cache, config.limits.backend_timeout, metrics))
+    Ok(Resolver::new(stores, config.resolver.clone(), metrics))
 }
 
 async fn open(settings: &BackendSettings, config: &Config) -> Result<Store, String> {

@@ -108,14 +108,16 @@ impl Reloader {
             }
         };
         let before = self.current.load_full();
-        let same_stores = config.backends == self.config.backends
-            && config.cache == self.config.cache
-            && config.limits == self.config.limits;
+        let same_stores =
+            config.backends == self.config.backends && config.resolver == self.config.resolver;
         let resolver = match same_stores {
             true => before.resolver.clone(),
-            false => build::resolver(&config, Arc::clone(&self.metrics))
-                .await
-                .map_err(|error| error.to_string())?,
+            false => {
+                let before = Some((&self.config, &before.resolver));
+                build::resolver(&config, Arc::clone(&self.metrics), before)
+                    .await
+                    .map_err(|error| error.to_string())?
+            }
         };
         // A random key is kept, or grants in flight would be refused.
         let random_before = self.config.identity.grant.key_file.is_none();

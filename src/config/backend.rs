@@ -111,6 +111,16 @@ impl BackendSettings {
         }
     }
 
+    /// Whether callers see the secrets of their own namespace only.
+    #[must_use]
+    pub fn is_per_namespace(&self) -> bool {
+        match self {
+            Self::Memory { .. } | Self::File { .. } => false,
+            #[cfg(feature = "aws")]
+            Self::Aws(_) => false,
+        }
+    }
+
     /// The word for its kind in the configuration.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -18,11 +18,11 @@ use super::{
     ext_proc::ExtProcFile,
     identity::IdentityFile,
     listener::ListenersFile,
-    value::{Context, Period, Size},
+    resolver::{self, CacheFile, FailoverFile, LimitsFile},
+    value::{Context, Period},
 };
 use crate::{
     operation::{SecretRoute, SecretRoutes},
-    resolver::CacheSettings,
     secret::{BackendName, Catalog, CatalogEntry, NameRoute},
     snapshot::Limits,
 };
@@ -41,6 +41,7 @@ struct File {
     routes: Option<Spanned<Vec<RouteFile>>>,
     cache: CacheFile,
     limits: LimitsFile,
+    failover: FailoverFile,
     policies: Vec<PathBuf>,
     secret_routes: Option<Vec<Spanned<SecretRouteFile>>>,
     ext_proc: ExtProcFile,
@@ -53,21 +54,6 @@ struct File {
 struct RouteFile {
     prefix: String,
     backend: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct CacheFile {
-    ttl: Option<Period>,
-    negative_ttl: Option<Period>,
-    max_bytes: Option<Size>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct LimitsFile {
-    request_body: Option<Size>,
-    backend_timeout: Option<Spanned<Period>>,
 }
 
 #[derive(Deserialize)]
@@ -184,6 +170,14 @@ impl File {
                 SecretRoutes::new(routes.into_iter().map(check).collect::<Result<_, _>>()?)
             }
         };
+        let resolver =
+            resolver::check(self.cache, &self.limits, self.failover, &backends, context)?;
+        let limits = Limits {
+            request_body: self.limits.request_body.map_or(Limits::default().request_body, |size| {
+                usize::try_from(size.0).unwrap_or(usize::MAX)
+            }),
+            backend_timeout: resolver.backend_timeout,
+        };
         let (ext_proc, injections) = self.ext_proc.check(&catalog, context)?;
 
         Ok(Config {
@@ -193,8 +187,8 @@ impl File {
             identity,
             backends,
             catalog: Arc::new(catalog),
-            cache: self.cache.check(),
-            limits: self.limits.check(context)?,
+            resolver,
+            limits,
             policies: self.policies.iter().map(|path| context.resolve(path)).collect(),
             embedded_policies: None,
             secret_routes,
@@ -203,19 +197,6 @@ impl File {
             log: self.telemetry.log.check(context)?,
             shutdown_grace: self.shutdown.grace.map_or(Duration::from_secs(25), |grace| grace.0),
         })
-    }
-}
-
-impl CacheFile {
-    fn check(self) -> CacheSettings {
-        let period = |value: Option<Period>, default| {
-            value.map_or(Duration::from_secs(default), |period| period.0)
-        };
-        CacheSettings {
-            ttl: period(self.ttl, 60),
-            negative_ttl: period(self.negative_ttl, 5),
-            max_bytes: self.max_bytes.map_or(64 << 20, |size| size.0),
-        }
     }
 }
 
@@ -232,23 +213,5 @@ impl LogFile {
             Some(level) => level.value,
         };
         Ok(LogConfig { format: self.format, level })
-    }
-}
-
-impl LimitsFile {
-    fn check(self, context: &Context<'_>) -> Result<Limits, ConfigError> {
-        let default = Limits::default();
-        let backend_timeout = match self.backend_timeout {
-            None => default.backend_timeout,
-            Some(timeout) if timeout.value.0.is_zero() => {
-                let (at, key) = (line(&timeout), "limits.backend_timeout");
-                return Err(ConfigError::key(context.path, at, key, "must be longer than 0"));
-            }
-            Some(timeout) => timeout.value.0,
-        };
-        let request_body = self
-            .request_body
-            .map_or(default.request_body, |size| usize::try_from(size.0).unwrap_or(usize::MAX));
-        Ok(Limits { request_body, backend_timeout })
     }
 }

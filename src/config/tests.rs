@@ -76,6 +76,30 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
         ),
         (&with("limits: {backend_timeout: 0}\n"), "dir/vaultmux.yaml:3: limits.backend_timeout: "),
         (
+            &with("limits: {backend_concurrency: 0}\n"),
+            "dir/vaultmux.yaml:3: limits.backend_concurrency: 0 is not between",
+        ),
+        (
+            &with("limits: {refreshes_per_minute: 0}\n"),
+            "dir/vaultmux.yaml:3: limits.refreshes_per_minute: must be at least 1",
+        ),
+        (
+            &with("cache:\n  overrides:\n    - {match: db/, ttl: 5s}\n"),
+            "dir/vaultmux.yaml:5: cache.overrides.match: \"db/\" does not begin with one of",
+        ),
+        (
+            &with("cache:\n  overrides:\n    - {match: local/db, ttl: 5s}\n"),
+            "dir/vaultmux.yaml:5: cache.overrides.match: prefix \"db\" must end in one of",
+        ),
+        (
+            &with("failover:\n  local: [elsewhere]\n"),
+            "dir/vaultmux.yaml:4: failover.local: \"elsewhere\" is not one of the backends",
+        ),
+        (
+            &with("failover:\n  local: [local]\n"),
+            "dir/vaultmux.yaml:4: failover.local: \"local\" is there already",
+        ),
+        (
             &with("secret_routes:\n  - {hosts: [], prefix: /a}\n"),
             "dir/vaultmux.yaml:4: secret_routes: ",
         ),
@@ -175,14 +199,28 @@ fn defaults_are_closed_and_local() {
     assert_eq!(config.identity.trust_domains[0].as_str(), "cluster.local");
     assert_eq!(config.identity.local, None);
     assert_eq!(config.catalog.default_backend().map(BackendName::as_str), Some("local"));
-    assert_eq!(config.cache.ttl, Duration::from_secs(60));
-    assert_eq!(config.cache.negative_ttl, Duration::from_secs(5));
-    assert_eq!(config.cache.max_bytes, 64 << 20);
+    assert_eq!(config.resolver.cache.lifetimes.ttl, Duration::from_secs(60));
+    assert_eq!(config.resolver.cache.lifetimes.negative_ttl, Duration::from_secs(5));
+    assert_eq!(config.resolver.cache.max_bytes, 64 << 20);
     assert_eq!(config.limits.request_body, 1 << 20);
     assert_eq!(config.limits.backend_timeout, Duration::from_secs(5));
     assert_eq!(config.shutdown_grace, Duration::from_secs(25));
     assert!(!config.listeners.require_request_header);
     assert_eq!(config.secret_routes, SecretRoutes::default(), "the caller chooses the host");
+}
+
+#[test]
+fn an_override_keeps_what_it_does_not_say() {
+    let yaml = format!(
+        "{LOCAL}cache: {{ttl: 2m, stale_if_error: 0, overrides: [{{match: local/db/, ttl: 5s}}]}}\n"
+    );
+    let cache = parse(&yaml).expect("valid").resolver.cache;
+    assert_eq!(cache.lifetimes.ttl, Duration::from_secs(120));
+    let found = &cache.overrides[0];
+    assert_eq!((found.backend.as_str(), found.prefix.as_str()), ("local", "db/"));
+    assert_eq!(found.lifetimes.ttl, Duration::from_secs(5));
+    assert_eq!(found.lifetimes.stale_if_error, Duration::ZERO);
+    assert_eq!(found.lifetimes.stale_while_revalidate, Duration::from_secs(30));
 }
 
 #[cfg(feature = "aws")]

@@ -301,6 +301,8 @@ impl From<Refused> for Refusal {
 impl From<ResolveError> for Refusal {
     fn from(error: ResolveError) -> Self {
         let (code, cause) = match &error {
+            // It never asks for a refresh.
+            ResolveError::RefreshLimit { .. } => (None, "internal"),
             ResolveError::NoField => (Some(ProblemCode::BackendRefused), "no_field"),
             ResolveError::Deadline => (Some(ProblemCode::BackendUnavailable), "budget_exceeded"),
             ResolveError::Internal => (None, "internal"),

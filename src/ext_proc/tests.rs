@@ -35,7 +35,7 @@ use crate::{
     metrics::Metrics,
     operation::{SecretRoute, SecretRoutes},
     policy::{Policies, PolicySet},
-    resolver::{CacheSettings, Resolver},
+    resolver::{CacheSettings, Lifetimes, Resolver, ResolverSettings},
     secret::{
         BackendName, Catalog, CatalogEntry, NameGrammar, SecretName, SecretRecord, SecretRef,
         SecretValue, SecretVersion,
@@ -85,8 +85,8 @@ fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
     let catalog = Arc::new(catalog());
     let policies = Policies::parse(&[("test.yaml".into(), POLICY.into())], &catalog);
     let backends = HashMap::from([(BackendName::parse("local").expect("valid"), Secrets.into())]);
-    let cache = CacheSettings { ttl: Duration::ZERO, negative_ttl: Duration::ZERO, max_bytes: 0 };
-    let timeout = Duration::from_secs(5);
+    let cache = CacheSettings { lifetimes: Lifetimes::none(), ..CacheSettings::default() };
+    let settings = ResolverSettings { cache, ..ResolverSettings::default() };
     let injection = Injection {
         name: "stripe".into(),
         matcher: InjectionMatch { paths: vec!["/inject".into()], ..InjectionMatch::default() },
@@ -100,7 +100,7 @@ fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
     Snapshot {
         policies: Arc::new(PolicySet::compile(&policies.expect("valid policy"), 1)),
         catalog,
-        resolver: Resolver::new(backends, cache, timeout, Arc::clone(metrics)),
+        resolver: Resolver::new(backends, settings, Arc::clone(metrics)),
         trust_domains: Arc::new([TrustDomain::parse("cluster.local").expect("valid")]),
         local: None,
         grants: Arc::new(grants()),

@@ -1,4 +1,8 @@
 //! Values and known-missing names, for a while, within a byte bound.
+//!
+//! A value goes through three ages: fresh, stale but served while someone fetches
+//! it anew, and kept only for the case that its store cannot answer. A write makes
+//! everything that was fetched before it unreachable, also what is still under way.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -6,32 +10,25 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use moka::{Expiry, future::Cache as MokaCache};
+use moka::{Expiry, sync::Cache as MokaCache};
+use tokio::time::Instant;
 
-use crate::{
-    backends::BackendError,
-    secret::{BackendName, SecretName, SecretRecord, SecretRef, SecretVersion},
-};
+use super::settings::{CacheSettings, Lifetimes};
+use crate::secret::{BackendName, SecretName, SecretRecord, SecretRef, SecretVersion};
 
 /// How many counters tell written names apart. Two names that share one only
 /// cost each other a fetch after a write.
 const EPOCHS: usize = 1024;
 /// What an entry costs beyond its value and name, roughly.
 const ENTRY_OVERHEAD: usize = 256;
-
-/// How long the cache holds what, and how much.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheSettings {
-    /// How long a value is served without asking again; zero turns caching off.
-    pub ttl: Duration,
-    /// How long a missing name is known to be missing; zero turns that off.
-    pub negative_ttl: Duration,
-    /// The sum of names and values held, in bytes.
-    pub max_bytes: u64,
-}
+/// How long a stale value is served after its store failed before it is asked for
+/// again, unless the store named a time.
+const RETRY_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// The longest that a store can put off being asked again.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 /// What a fetch found.
 #[derive(Clone, Debug)]
@@ -40,7 +37,7 @@ pub(super) enum Lookup {
     Missing,
 }
 
-/// Identifies a cached version; never the caller, who was authorised before.
+/// Identifies a version of a secret; never the caller, who was authorised before.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) backend: BackendName,
@@ -48,21 +45,45 @@ pub(super) struct Key {
     pub(super) namespace: Option<Arc<str>>,
     pub(super) name: SecretName,
     pub(super) version: SecretVersion,
-    /// Read when the lookup starts. A write raises the counter, so neither held
-    /// entries nor a fetch that is still under way are found again.
-    epoch: u64,
+}
+
+/// Counts the writes of a name, and of those that share its counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Epoch(u64);
+
+/// What the cache knows of a key at this moment.
+#[derive(Debug)]
+pub(super) enum Age {
+    /// Serve it.
+    Fresh(Lookup),
+    /// Serve it, and fetch it anew in the background if `refresh` says so.
+    Stale { record: SecretRecord, refresh: bool },
+    /// Fetch it; if the store cannot answer, serve this.
+    Spare(SecretRecord),
+    /// Fetch it.
+    Absent,
 }
 
 pub(super) struct Cache {
-    entries: MokaCache<Key, Lookup>,
+    settings: CacheSettings,
+    entries: MokaCache<Key, Held>,
     epochs: Box<[AtomicU64]>,
     hasher: RandomState,
 }
 
-struct Lifetimes {
-    ttl: Duration,
-    negative_ttl: Duration,
+#[derive(Clone, Debug)]
+struct Held {
+    found: Lookup,
+    epoch: Epoch,
+    fresh_until: Instant,
+    stale_until: Instant,
+    spare_until: Instant,
+    /// The store failed: it is not asked again before.
+    retry_at: Option<Instant>,
 }
+
+/// Bounds the memory; what may be served is for [`Cache::age`] to say.
+struct Remaining;
 
 // === impl Cache ===
 
@@ -70,61 +91,156 @@ impl Cache {
     pub(super) fn new(settings: CacheSettings) -> Self {
         let entries = MokaCache::builder()
             .max_capacity(settings.max_bytes)
-            .weigher(|key: &Key, found: &Lookup| {
-                let value = match found {
+            .weigher(|key: &Key, held: &Held| {
+                let value = match &held.found {
                     Lookup::Found(record) => record.value.len(),
                     Lookup::Missing => 0,
                 };
                 u32::try_from(value + key.name.as_str().len() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
             })
-            .expire_after(Lifetimes { ttl: settings.ttl, negative_ttl: settings.negative_ttl })
+            .expire_after(Remaining)
             .build();
         Self {
+            settings,
             entries,
             epochs: (0..EPOCHS).map(|_| AtomicU64::new(0)).collect(),
             hasher: RandomState::new(),
         }
     }
 
-    pub(super) fn key(&self, secret: &SecretRef, namespace: Option<&str>) -> Key {
-        let (backend, name) = (secret.backend.clone(), secret.name.clone());
-        let epoch = self.epoch(&backend, &name).load(Ordering::Acquire);
-        let namespace = namespace.map(Into::into);
-        Key { backend, namespace, name, version: secret.version.clone(), epoch }
+    /// The key and the epoch of a lookup that starts now.
+    pub(super) fn key(&self, secret: &SecretRef, namespace: Option<&str>) -> (Key, Epoch) {
+        let key = Key {
+            backend: secret.backend.clone(),
+            namespace: namespace.map(Into::into),
+            name: secret.name.clone(),
+            version: secret.version.clone(),
+        };
+        let epoch = self.epoch(&key.backend, &key.name);
+        (key, epoch)
     }
 
-    pub(super) async fn get(&self, key: &Key) -> Option<Lookup> {
-        self.entries.get(key).await
+    pub(super) fn age(&self, key: &Key, epoch: Epoch) -> Age {
+        let Some(held) = self.entries.get(key).filter(|held| held.epoch == epoch) else {
+            return Age::Absent;
+        };
+        let now = Instant::now();
+        if now < held.fresh_until {
+            return Age::Fresh(held.found);
+        }
+        // A failed fetch is not repeated by every reader that comes after it.
+        let waiting = held.retry_at.is_some_and(|at| now < at);
+        match held.found {
+            Lookup::Missing => Age::Absent,
+            Lookup::Found(record) if now < held.stale_until => {
+                Age::Stale { record, refresh: !waiting }
+            }
+            Lookup::Found(record) if now < held.spare_until => match waiting {
+                true => Age::Stale { record, refresh: false },
+                false => Age::Spare(record),
+            },
+            Lookup::Found(_) => Age::Absent,
+        }
     }
 
-    /// What is held, or what `fetch` finds; of several concurrent callers with
-    /// one key only one runs its `fetch`. Errors are not held.
-    pub(super) async fn get_or_fetch(
-        &self,
-        key: Key,
-        fetch: impl Future<Output = Result<Lookup, BackendError>>,
-    ) -> Result<Lookup, BackendError> {
-        self.entries
-            .try_get_with(key, fetch)
-            .await
-            .map_err(|error: Arc<BackendError>| (*error).clone())
+    /// Keeps what a fetch found that started in `epoch`.
+    pub(super) fn insert(&self, key: &Key, epoch: Epoch, found: Lookup) {
+        let Lifetimes { ttl, negative_ttl, stale_while_revalidate, stale_if_error } =
+            self.settings.lifetimes(&key.backend, &key.name);
+        let (fresh, stale, spare) = match &found {
+            Lookup::Missing => (negative_ttl, Duration::ZERO, Duration::ZERO),
+            // Off means off: no value outlives the read that fetched it.
+            Lookup::Found(_) if ttl.is_zero() => (ttl, ttl, ttl),
+            Lookup::Found(_) => (shortened(ttl), stale_while_revalidate, stale_if_error),
+        };
+        if fresh.is_zero() {
+            return self.entries.invalidate(key);
+        }
+        // What was written since is newer; a reader would refuse this anyway.
+        if self.epoch(&key.backend, &key.name) != epoch {
+            return;
+        }
+        let fresh_until = Instant::now() + fresh;
+        let held = Held {
+            found,
+            epoch,
+            fresh_until,
+            stale_until: fresh_until + stale,
+            spare_until: fresh_until + stale.max(spare),
+            retry_at: None,
+        };
+        self.entries.insert(key.clone(), held);
     }
 
+    /// Puts off the next fetch of a value that is still served although its store
+    /// failed.
+    pub(super) fn failed(&self, key: &Key, epoch: Epoch, retry_after: Option<Duration>) {
+        let Some(held) = self.entries.get(key).filter(|held| held.epoch == epoch) else { return };
+        let wait = retry_after.unwrap_or(RETRY_AFTER_FAILURE).min(LONGEST_RETRY);
+        // Up to a tenth longer, so that replicas and names do not come back as one.
+        let wait = wait.mul_f64(1.0 + fastrand::f64() / 10.0);
+        let retry_at = Some(Instant::now() + wait);
+        self.entries.insert(key.clone(), Held { retry_at, ..held });
+    }
+
+    /// Forgets one version, whose store refused it.
+    pub(super) fn remove(&self, key: &Key) {
+        self.entries.invalidate(key);
+    }
+
+    /// Makes all that is known of a name unreachable, also to fetches under way.
     pub(super) fn invalidate(&self, backend: &BackendName, name: &SecretName) {
-        self.epoch(backend, name).fetch_add(1, Ordering::AcqRel);
+        self.counter(backend, name).fetch_add(1, Ordering::AcqRel);
     }
 
-    fn epoch(&self, backend: &BackendName, name: &SecretName) -> &AtomicU64 {
+    /// Drops what is too old to be served, so that it does not stay in memory
+    /// until someone comes by.
+    pub(super) fn tidy(&self) {
+        let now = Instant::now();
+        let outdated = self.entries.iter().filter(|(key, held)| {
+            held.spare_until <= now || held.epoch != self.epoch(&key.backend, &key.name)
+        });
+        let outdated: Vec<_> = outdated.map(|(key, _)| key).collect();
+        for key in outdated {
+            self.entries.invalidate(&*key);
+        }
+        self.entries.run_pending_tasks();
+    }
+
+    /// Entries and their bytes.
+    pub(super) fn size(&self) -> (u64, u64) {
+        (self.entries.entry_count(), self.entries.weighted_size())
+    }
+
+    fn epoch(&self, backend: &BackendName, name: &SecretName) -> Epoch {
+        Epoch(self.counter(backend, name).load(Ordering::Acquire))
+    }
+
+    fn counter(&self, backend: &BackendName, name: &SecretName) -> &AtomicU64 {
         let hash = self.hasher.hash_one((backend, name));
         &self.epochs[hash as usize % EPOCHS]
     }
 }
 
-impl Expiry<Key, Lookup> for Lifetimes {
-    fn expire_after_create(&self, _: &Key, found: &Lookup, _: Instant) -> Option<Duration> {
-        Some(match found {
-            Lookup::Found(_) => self.ttl,
-            Lookup::Missing => self.negative_ttl,
-        })
+/// Up to a tenth less.
+fn shortened(ttl: Duration) -> Duration {
+    ttl.mul_f64(1.0 - fastrand::f64() / 10.0)
+}
+
+// === impl Remaining ===
+
+impl Expiry<Key, Held> for Remaining {
+    fn expire_after_create(&self, _: &Key, held: &Held, _: std::time::Instant) -> Option<Duration> {
+        Some(held.spare_until.saturating_duration_since(Instant::now()))
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &Key,
+        held: &Held,
+        _: std::time::Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(held.spare_until.saturating_duration_since(Instant::now()))
     }
 }

@@ -71,13 +71,14 @@ async fn references_that_may_not_be_used_are_refused() {
         (502, "vaultmux_backend_no_field", single(&bearer("use/json#absent"))),
         (502, "vaultmux_backend_permission_denied", single(&bearer("use/refused"))),
         (503, "vaultmux_backend_unavailable", single(&bearer("use/down"))),
-        (503, "vaultmux_backend_throttled", single(&bearer("use/busy"))),
         (503, "vaultmux_backend_budget_exceeded", single(&bearer("use/slow"))),
         (
             502,
             "vaultmux_value_unfit:control_character:secret://local/use/split",
             single(&bearer("use/split")),
         ),
+        // Last: a store that throttles is left alone for a while.
+        (503, "vaultmux_backend_throttled", single(&bearer("use/busy"))),
     ];
     for (code, details, message) in cases {
         let answer = service.ask(message).await.expect("an answer");

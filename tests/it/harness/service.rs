@@ -32,6 +32,11 @@ impl Service {
     /// returns when all three listeners are bound. `{directory}` in it stands for the
     /// files' directory.
     pub(crate) async fn start(files: &[(&str, &str)]) -> Self {
+        Self::start_with(files, &[]).await
+    }
+
+    /// As [`Service::start`], with these environment variables and no others.
+    pub(crate) async fn start_with(files: &[(&str, &str)], variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("make a directory");
         for (name, text) in files {
             let path = directory.path().join(name);
@@ -40,8 +45,10 @@ impl Service {
             fs::write(path, text.replace("{directory}", here)).expect("write a file");
         }
         let config = directory.path().join("config.yaml");
-        let arguments: Vec<OsString> = vec!["serve".into(), "--config".into(), config.into()];
-        Self::running(Process::start(binary().as_os_str(), &arguments).await, directory).await
+        let mut arguments: Vec<OsString> = vec!["-i".into()];
+        arguments.extend(variables.iter().map(|(key, value)| format!("{key}={value}").into()));
+        arguments.extend([binary().into(), "serve".into(), "--config".into(), config.into()]);
+        Self::running(Process::start("/usr/bin/env".as_ref(), &arguments).await, directory).await
     }
 
     async fn running(process: Process, directory: TempDir) -> Self {

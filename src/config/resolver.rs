@@ -1,0 +1,201 @@
+//! `cache`, `limits` of the stores, and `failover`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroU32,
+};
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::{
+    BackendSettings, ConfigError,
+    error::line,
+    value::{Context, Period, Size},
+};
+use crate::{
+    resolver::{CacheOverride, CacheSettings, Lifetimes, ResolverSettings, Standby},
+    secret::BackendName,
+};
+
+type Backends = [(BackendName, BackendSettings)];
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct CacheFile {
+    ttl: Option<Period>,
+    negative_ttl: Option<Period>,
+    stale_while_revalidate: Option<Period>,
+    stale_if_error: Option<Period>,
+    max_bytes: Option<Size>,
+    overrides: Vec<Spanned<OverrideFile>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OverrideFile {
+    r#match: String,
+    ttl: Option<Period>,
+    negative_ttl: Option<Period>,
+    stale_while_revalidate: Option<Period>,
+    stale_if_error: Option<Period>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LimitsFile {
+    pub(super) request_body: Option<Size>,
+    backend_timeout: Option<Spanned<Period>>,
+    backend_concurrency: Option<Spanned<usize>>,
+    refreshes_per_minute: Option<Spanned<u32>>,
+}
+
+/// Stores that stand in for another, in order.
+#[derive(Deserialize, Default)]
+#[serde(transparent)]
+pub(super) struct FailoverFile(BTreeMap<String, Spanned<Vec<String>>>);
+
+/// Checks what the three sections say together with the backends.
+pub(super) fn check(
+    cache: CacheFile,
+    limits: &LimitsFile,
+    failover: FailoverFile,
+    backends: &Backends,
+    context: &Context<'_>,
+) -> Result<ResolverSettings, ConfigError> {
+    let default = ResolverSettings::default();
+    let refuse =
+        |at, key: &str, message: String| Err(ConfigError::key(context.path, at, key, message));
+    let backend_timeout = match &limits.backend_timeout {
+        None => default.backend_timeout,
+        Some(timeout) if timeout.value.0.is_zero() => {
+            return refuse(line(timeout), "limits.backend_timeout", "must be longer than 0".into());
+        }
+        Some(timeout) => timeout.value.0,
+    };
+    let backend_concurrency = match &limits.backend_concurrency {
+        None => default.backend_concurrency,
+        Some(number) if !(1..=10_000).contains(&number.value) => {
+            return refuse(
+                line(number),
+                "limits.backend_concurrency",
+                format!("{} is not between 1 and 10000", number.value),
+            );
+        }
+        Some(number) => number.value,
+    };
+    let refreshes_per_minute = match &limits.refreshes_per_minute {
+        None => default.refreshes_per_minute,
+        Some(number) => match NonZeroU32::new(number.value) {
+            Some(number) => number,
+            None => {
+                let key = "limits.refreshes_per_minute";
+                return refuse(line(number), key, "must be at least 1".into());
+            }
+        },
+    };
+    Ok(ResolverSettings {
+        cache: cache.check(backends, context)?,
+        backend_timeout,
+        backend_concurrency,
+        refreshes_per_minute,
+        failover: failover.check(backends, context)?,
+    })
+}
+
+// === impl CacheFile ===
+
+impl CacheFile {
+    fn check(
+        self,
+        backends: &Backends,
+        context: &Context<'_>,
+    ) -> Result<CacheSettings, ConfigError> {
+        let default = CacheSettings::default();
+        let or = |period: Option<Period>, other| period.map_or(other, |period| period.0);
+        let lifetimes = Lifetimes {
+            ttl: or(self.ttl, default.lifetimes.ttl),
+            negative_ttl: or(self.negative_ttl, default.lifetimes.negative_ttl),
+            stale_while_revalidate: or(
+                self.stale_while_revalidate,
+                default.lifetimes.stale_while_revalidate,
+            ),
+            stale_if_error: or(self.stale_if_error, default.lifetimes.stale_if_error),
+        };
+        let check = |entry: Spanned<OverrideFile>| {
+            let (at, entry) = (line(&entry), entry.value);
+            let refuse =
+                |message| Err(ConfigError::key(context.path, at, "cache.overrides.match", message));
+            let (backend, prefix) = entry.r#match.split_once('/').unwrap_or((&entry.r#match, ""));
+            let Some((backend, _)) = backends.iter().find(|(name, _)| name.as_str() == backend)
+            else {
+                return refuse(format!(
+                    "{:?} does not begin with one of the backends and a slash",
+                    entry.r#match
+                ));
+            };
+            // As in policies: `db` must not mean `dbase` too.
+            if !prefix.is_empty() && !prefix.ends_with(['/', '-', '_', '.']) {
+                return refuse(format!("prefix {prefix:?} must end in one of / - _ ."));
+            }
+            Ok(CacheOverride {
+                backend: backend.clone(),
+                prefix: prefix.to_owned(),
+                lifetimes: Lifetimes {
+                    ttl: or(entry.ttl, lifetimes.ttl),
+                    negative_ttl: or(entry.negative_ttl, lifetimes.negative_ttl),
+                    stale_while_revalidate: or(
+                        entry.stale_while_revalidate,
+                        lifetimes.stale_while_revalidate,
+                    ),
+                    stale_if_error: or(entry.stale_if_error, lifetimes.stale_if_error),
+                },
+            })
+        };
+        Ok(CacheSettings {
+            lifetimes,
+            overrides: self.overrides.into_iter().map(check).collect::<Result<_, _>>()?,
+            max_bytes: self.max_bytes.map_or(default.max_bytes, |size| size.0),
+        })
+    }
+}
+
+// === impl FailoverFile ===
+
+impl FailoverFile {
+    fn check(
+        self,
+        backends: &Backends,
+        context: &Context<'_>,
+    ) -> Result<HashMap<BackendName, Vec<Standby>>, ConfigError> {
+        let find = |name: &str, at, key: &str| {
+            let found = backends.iter().find(|(known, _)| known.as_str() == name);
+            let (name, settings) = found.ok_or_else(|| {
+                let message = format!("{name:?} is not one of the backends");
+                ConfigError::key(context.path, at, key, message)
+            })?;
+            // The caller's namespace is part of the name in one, and not in the other.
+            if settings.is_per_namespace() {
+                let message = format!("{name} holds secrets of its callers' namespaces");
+                return Err(ConfigError::key(context.path, at, key, message));
+            }
+            Ok((name, settings))
+        };
+        let mut failover = HashMap::new();
+        for (name, standbys) in self.0 {
+            let (at, key) = (line(&standbys), format!("failover.{name}"));
+            let (primary, _) = find(&name, at, &key)?;
+            let mut checked: Vec<Standby> = Vec::new();
+            for standby in standbys.value {
+                let (backend, settings) = find(&standby, at, &key)?;
+                if backend == primary || checked.iter().any(|known| known.backend == *backend) {
+                    let message = format!("{standby:?} is there already");
+                    return Err(ConfigError::key(context.path, at, &key, message));
+                }
+                checked.push(Standby { backend: backend.clone(), grammar: settings.grammar() });
+            }
+            failover.insert(primary.clone(), checked);
+        }
+        Ok(failover)
+    }
+}

@@ -1,0 +1,264 @@
+//! One store as the resolver calls it: bounded in time and number, retried within a
+//! budget, left alone while it is down or throttling, measured, logged where it
+//! failed.
+
+mod budget;
+mod circuit;
+
+use std::{
+    error::Error as StdError,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout_at},
+};
+
+pub(super) use self::circuit::Class;
+use self::{
+    budget::Budget,
+    circuit::{Circuit, Closed, Health},
+};
+use crate::{
+    backends::{BackendError, Store},
+    metrics::Metrics,
+    secret::{BackendName, SecretName},
+};
+
+/// The most that one operation tries.
+const TRIES: u32 = 3;
+/// The longest wait before the first retry; doubles for the second.
+const BACKOFF: Duration = Duration::from_millis(50);
+
+/// A store and what is known of its health.
+pub(super) struct Upstream {
+    pub(super) name: BackendName,
+    pub(super) store: Store,
+    concurrency: usize,
+    slots: Semaphore,
+    state: Mutex<State>,
+    metrics: Arc<Metrics>,
+}
+
+/// How a store is doing, for `/backends`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendStatus {
+    /// Its configured name.
+    pub name: BackendName,
+    /// `up`, `throttled`, `down`, or `unknown` before the first call.
+    pub state: &'static str,
+    /// Calls under way.
+    pub in_flight: usize,
+    /// When it last answered.
+    pub last_answer: Option<SystemTime>,
+    /// The last failure, by kind, and when it was.
+    pub last_failure: Option<(&'static str, SystemTime)>,
+    /// When the credentials in use run out, where that is known.
+    pub credentials_expire: Option<SystemTime>,
+}
+
+/// What is asked of a store.
+#[derive(Clone, Copy)]
+pub(super) struct Operation<'a> {
+    /// The word in metrics and logs.
+    pub(super) word: &'static str,
+    pub(super) class: Class,
+    /// Taken out of what is logged.
+    pub(super) name: Option<&'a SecretName>,
+    /// Whether doing it twice is as good as once.
+    pub(super) repeatable: bool,
+}
+
+#[derive(Default)]
+struct State {
+    circuit: Circuit,
+    budget: Budget,
+    last_answer: Option<SystemTime>,
+    last_failure: Option<(&'static str, SystemTime)>,
+}
+
+/// A call that was let through; tells the circuit if it is dropped half way.
+struct Admitted<'a> {
+    upstream: &'a Upstream,
+    told: bool,
+}
+
+/// A call that was not made because calls before it failed.
+#[derive(Debug, thiserror::Error)]
+#[error("not called: the last calls failed ({0}), it is left alone for a moment")]
+struct LeftAlone(&'static str);
+
+// === impl Upstream ===
+
+impl Upstream {
+    pub(super) fn new(
+        name: BackendName,
+        store: Store,
+        concurrency: usize,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let slots = Semaphore::new(concurrency);
+        Self { name, store, concurrency, slots, state: Mutex::default(), metrics }
+    }
+
+    /// Calls the store, again if that is likely to help, until `deadline`.
+    pub(super) async fn call<T, F>(
+        &self,
+        operation: Operation<'_>,
+        deadline: Instant,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, BackendError>
+    where
+        F: Future<Output = Result<T, BackendError>>,
+    {
+        self.state().budget.deposit();
+        let mut tries = 1;
+        loop {
+            let error = match self.attempt(operation, deadline, attempt()).await {
+                Err(error @ BackendError::Unavailable(_)) if operation.repeatable => error,
+                outcome => return outcome,
+            };
+            // Full jitter, so that callers who failed together do not return together.
+            let wait = (BACKOFF * tries).mul_f64(fastrand::f64());
+            let late = Instant::now() + wait >= deadline;
+            if tries == TRIES || late || !self.may_retry() {
+                return Err(error);
+            }
+            sleep(wait).await;
+            tries += 1;
+            self.metrics.backend_retry(self.name.as_str());
+        }
+    }
+
+    fn may_retry(&self) -> bool {
+        let mut state = self.state();
+        state.circuit.state() != "down" && state.budget.withdraw()
+    }
+
+    async fn attempt<T>(
+        &self,
+        operation: Operation<'_>,
+        deadline: Instant,
+        call: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        let Ok(slot) = timeout_at(deadline, self.slots.acquire()).await else {
+            // Nothing was asked of the store, so this says nothing about it.
+            return Err(BackendError::TimedOut);
+        };
+        let _slot = slot.expect("never closed");
+        let admitted = self.admit(operation.class)?;
+        let started = Instant::now();
+        let result = timeout_at(deadline, call).await.unwrap_or(Err(BackendError::TimedOut));
+        let took = started.elapsed();
+        admitted.told(operation.class, &result);
+        let failure = result.as_ref().err().filter(|error| is_failure(error));
+        self.metrics.backend_call(self.name.as_str(), operation.word, took, failure.is_some());
+        if let Some(error) = failure {
+            self.log_failure(operation, took, error);
+        }
+        result
+    }
+
+    fn admit(&self, class: Class) -> Result<Admitted<'_>, BackendError> {
+        let mut state = self.state();
+        match state.circuit.admit(class) {
+            Ok(()) => Ok(Admitted { upstream: self, told: false }),
+            Err(Closed::Throttled(wait)) => {
+                Err(BackendError::Throttled { retry_after: Some(wait) })
+            }
+            Err(Closed::Down(_)) => {
+                let kind = state.last_failure.map_or("before", |(kind, _)| kind);
+                Err(BackendError::Unavailable(Some(Arc::new(LeftAlone(kind)))))
+            }
+        }
+    }
+
+    pub(super) fn status(&self) -> BackendStatus {
+        let state = self.state();
+        BackendStatus {
+            name: self.name.clone(),
+            state: match (&state.last_answer, &state.last_failure) {
+                (None, None) => "unknown",
+                _ => state.circuit.state(),
+            },
+            in_flight: self.concurrency - self.slots.available_permits(),
+            last_answer: state.last_answer,
+            last_failure: state.last_failure,
+            credentials_expire: self.store.credentials_expire(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Plain fields: a panic leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs a store's own words, with the secret's name taken out of them.
+    fn log_failure(&self, operation: Operation<'_>, took: Duration, error: &BackendError) {
+        let mut cause = String::new();
+        let mut source = error.source();
+        while let Some(error) = source {
+            if !cause.is_empty() {
+                cause.push_str(": ");
+            }
+            cause.push_str(&error.to_string());
+            source = error.source();
+        }
+        if let Some(name) = operation.name {
+            cause = cause.replace(name.as_str(), "<name>");
+        }
+        tracing::warn!(
+            secret.backend = %self.name,
+            operation = operation.word,
+            duration_ms = took.as_millis() as u64,
+            cause,
+            "call to backend failed: {error}"
+        );
+    }
+}
+
+// === impl Admitted ===
+
+impl Admitted<'_> {
+    fn told<T>(mut self, class: Class, result: &Result<T, BackendError>) {
+        self.told = true;
+        let health = match result {
+            Err(BackendError::Throttled { retry_after }) => Health::Throttling(*retry_after),
+            Err(BackendError::Unavailable(_) | BackendError::TimedOut) => Health::Failing,
+            Ok(_) | Err(_) => Health::Alive,
+        };
+        let mut state = self.upstream.state();
+        state.circuit.record(class, health);
+        let now = SystemTime::now();
+        match result {
+            Err(error) if is_failure(error) => state.last_failure = Some((error.kind(), now)),
+            Ok(_) | Err(_) => state.last_answer = Some(now),
+        }
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if !self.told {
+            self.upstream.state().circuit.abandon();
+        }
+    }
+}
+
+/// Whether an error says something about the store, rather than about what the
+/// caller asked for.
+fn is_failure(error: &BackendError) -> bool {
+    match error {
+        BackendError::NotFound
+        | BackendError::Conflict
+        | BackendError::Disabled
+        | BackendError::PendingDeletion => false,
+        BackendError::PermissionDenied(_)
+        | BackendError::Throttled { .. }
+        | BackendError::Unavailable(_)
+        | BackendError::TimedOut
+        | BackendError::Invalid(_) => true,
+    }
+}
