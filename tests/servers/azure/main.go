@@ -18,13 +18,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 )
 
 func main() {
 	listen := flag.String("listen", "127.0.0.1:0", "address to serve HTTPS on; port 0 takes a free one")
 	identity := flag.String("identity-listen", "127.0.0.1:0", "address of the managed identity's token endpoint, HTTP")
-	certificate := flag.String("certificate", "", "file to write the certificate to trust to, as PEM (required)")
+	certificate := flag.String("certificate", "", "file that the certificate to trust is written to, as PEM (required)")
 	settle := flag.Duration("settle", 0, "how long a deletion or recovery stays under way")
 	lifetime := flag.Duration("token-lifetime", time.Hour, "how long a token is accepted")
 	flag.Parse()
@@ -48,9 +49,15 @@ func serve(listen, identity, file string, settle, lifetime time.Duration) error 
 		return fmt.Errorf("listen failed: %w", err)
 	}
 	directory := &directory{lifetime: lifetime, issued: map[string]time.Time{}}
-	routes := http.NewServeMux()
-	routes.HandleFunc("POST /{tenant}/oauth2/v2.0/token", directory.exchange)
-	routes.Handle("/", newVault(directory, settle))
+	vault := newVault(directory, settle)
+	// Not a ServeMux: it would answer a path with dots by a redirect.
+	routes := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/oauth2/v2.0/token") {
+			directory.exchange(w, r)
+			return
+		}
+		vault.ServeHTTP(w, r)
+	})
 
 	// A test reads these two lines to learn the ports.
 	fmt.Printf("listening on https://%s\n", vaultListener.Addr())
@@ -66,28 +73,44 @@ func serve(listen, identity, file string, settle, lifetime time.Duration) error 
 	return <-failed
 }
 
-// makeCertificate makes a certificate that is its own issuer and keeps the key in memory.
+// makeCertificate writes an issuer's certificate to file and answers one that it issued.
+// They are two, because some clients refuse an issuer as a server. The keys stay in memory.
 func makeCertificate(file string) (tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(time.Now().UnixNano()),
-		Subject:               pkix.Name{CommonName: "key vault for tests"},
+	issuer := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: "issuer for tests"},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(24 * time.Hour),
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
-		DNSNames:              []string{"localhost", "*.localhost", "*.vault.azure.net", "login.microsoftonline.com"},
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		KeyUsage:              x509.KeyUsageCertSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	server := &x509.Certificate{
+		SerialNumber: big.NewInt(2),
+		Subject:      pkix.Name{CommonName: "key vault for tests"},
+		NotBefore:    issuer.NotBefore,
+		NotAfter:     issuer.NotAfter,
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		DNSNames:     []string{"localhost", "*.localhost", "*.vault.azure.net", "login.microsoftonline.com"},
+	}
+	issuerKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, os.WriteFile(file, text, 0o644)
+	serverKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	issuerDER, err := x509.CreateCertificate(rand.Reader, issuer, issuer, &issuerKey.PublicKey, issuerKey)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	serverDER, err := x509.CreateCertificate(rand.Reader, server, issuer, &serverKey.PublicKey, issuerKey)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuerDER})
+	return tls.Certificate{Certificate: [][]byte{serverDER}, PrivateKey: serverKey}, os.WriteFile(file, text, 0o644)
 }

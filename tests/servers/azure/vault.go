@@ -54,8 +54,8 @@ func newVault(directory *directory, settle time.Duration) *vault {
 	handle := func(pattern string, serve func(*http.Request) (int, any, *failure)) {
 		v.router.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			v.mu.Lock()
+			defer v.mu.Unlock()
 			status, body, failed := serve(r)
-			v.mu.Unlock()
 			switch {
 			case failed != nil:
 				fail(w, failed)
@@ -95,10 +95,9 @@ func (v *vault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, &failure{http.StatusBadRequest, "BadParameter", "", "The api-version query parameter is required."})
 		return
 	}
-	// An empty version arrives as a slash at the end. ServeMux would clean a path of dots
-	// by a redirect, which the real one does not do: such a path names nothing here.
-	r.URL.Path = strings.TrimSuffix(r.URL.Path, "/")
-	for _, part := range strings.Split(r.URL.Path[1:], "/") {
+	// An empty version arrives as a slash at the end, and %2F counts as a slash.
+	r.URL.Path, r.URL.RawPath = strings.TrimSuffix(r.URL.Path, "/"), ""
+	for _, part := range strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/") {
 		if !validName.MatchString(part) {
 			fail(w, &failure{http.StatusBadRequest, "BadParameter", "", "The request URI contains an invalid name: " + part})
 			return
