@@ -132,10 +132,10 @@ func conflict(inner, message string) *failure {
 	return &failure{http.StatusConflict, "Conflict", inner, message}
 }
 
-// live finds a secret that is there and not deleted.
+// live finds a secret that is there: not deleted, and no recovery under way.
 func (v *vault) live(name string) (*secret, *failure) {
 	found := v.secrets[strings.ToLower(name)]
-	if found == nil || !found.deleted.IsZero() {
+	if found == nil || !found.deleted.IsZero() || time.Now().Before(found.settled) {
 		return nil, notFound(name)
 	}
 	return found, nil
@@ -307,7 +307,7 @@ func (v *vault) recover(r *http.Request) (int, any, *failure) {
 func (v *vault) list(r *http.Request) (int, any, *failure) {
 	items := map[string]*azsecrets.SecretProperties{}
 	for key, secret := range v.secrets {
-		if secret.deleted.IsZero() {
+		if _, failed := v.live(key); failed == nil {
 			newest := secret.newest()
 			items[key] = &azsecrets.SecretProperties{
 				ID:          to(azsecrets.ID(fmt.Sprintf("https://%s/secrets/%s", r.Host, secret.name))),
