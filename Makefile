@@ -43,3 +43,5 @@ lint: ## formatting and clippy, warnings denied
 
 fmt: ## format the code
 	$(CARGO) fmt
+
+include tests/servers/servers.mk

