@@ -180,7 +180,9 @@ async fn housekeeping(current: Current, stopped: impl Future<Output = ()>) -> an
     let tidy = async {
         loop {
             tokio::time::sleep(HOUSEKEEPING).await;
-            current.load_full().resolver.tidy();
+            let resolver = current.load_full().resolver.clone();
+            // It looks at every entry: not on a thread that serves requests.
+            let _ = tokio::task::spawn_blocking(move || resolver.tidy()).await;
         }
     };
     tokio::select! {
