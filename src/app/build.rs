@@ -160,5 +160,11 @@ async fn open(settings: &BackendSettings, config: &Config) -> Result<Store, Stri
             let connected = backends::aws::AwsBackend::connect(settings.clone(), timeout).await;
             Ok(connected.map_err(|error| error.to_string())?.into())
         }
+        #[cfg(feature = "azure")]
+        BackendSettings::Azure(settings) => {
+            let timeout = config.limits.backend_timeout;
+            let opened = backends::azure::AzureBackend::new(settings.clone(), timeout);
+            Ok(opened.map_err(|error| error.to_string())?.into())
+        }
     }
 }

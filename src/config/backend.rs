@@ -2,6 +2,8 @@
 
 #[cfg(feature = "aws")]
 mod aws;
+#[cfg(feature = "azure")]
+mod azure;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -10,6 +12,8 @@ use serde::{
     de::{self, Visitor},
 };
 
+#[cfg(feature = "azure")]
+use super::Environment;
 use super::{Mode, value::Context};
 use crate::secret::{NameEncoding, NameGrammar, SecretName, SecretValue};
 
@@ -29,6 +33,9 @@ pub enum BackendSettings {
     /// AWS Secrets Manager.
     #[cfg(feature = "aws")]
     Aws(crate::backends::aws::AwsSettings),
+    /// Azure Key Vault.
+    #[cfg(feature = "azure")]
+    Azure(crate::backends::azure::AzureSettings),
 }
 
 /// A secret that stands in the configuration, for development.
@@ -47,6 +54,8 @@ pub(super) enum BackendFile {
     },
     #[cfg(feature = "aws")]
     AwsSecretsManager(aws::AwsFile),
+    #[cfg(feature = "azure")]
+    AzureKeyVault(azure::AzureFile),
 }
 
 // === impl BackendFile ===
@@ -82,6 +91,11 @@ impl BackendFile {
             }
             #[cfg(feature = "aws")]
             Self::AwsSecretsManager(file) => Ok(BackendSettings::Aws(file.check()?)),
+            #[cfg(feature = "azure")]
+            Self::AzureKeyVault(file) => {
+                let environment = Environment::of_process();
+                Ok(BackendSettings::Azure(file.check(mode, context, &environment)?))
+            }
         }
     }
 }
@@ -108,6 +122,10 @@ impl BackendSettings {
             Self::Aws(settings) => {
                 crate::backends::aws::AwsBackend::GRAMMAR.with_prefix_len(settings.prefix.len())
             }
+            #[cfg(feature = "azure")]
+            Self::Azure(settings) => {
+                crate::backends::azure::AzureBackend::GRAMMAR.with_prefix_len(settings.prefix.len())
+            }
         }
     }
 
@@ -129,6 +147,8 @@ impl BackendSettings {
             Self::File { .. } => "file",
             #[cfg(feature = "aws")]
             Self::Aws(_) => "aws_secrets_manager",
+            #[cfg(feature = "azure")]
+            Self::Azure(_) => "azure_key_vault",
         }
     }
 }

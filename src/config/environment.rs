@@ -26,7 +26,7 @@ impl Environment {
         &self.0
     }
 
-    fn get(&self, name: &str) -> Option<&str> {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
@@ -39,25 +39,26 @@ impl Environment {
         let Some(backend) = self.get("VAULTMUX_BACKEND") else { return Ok(None) };
         let path = Path::new("environment");
         let refuse = |key: &str, message: String| Err(ConfigError::key(path, None, key, message));
-        if backend != "awssecrets" {
-            let message = format!("unknown backend {backend:?}, expected awssecrets");
-            return refuse("VAULTMUX_BACKEND", message);
-        }
+        let store = match backend {
+            "awssecrets" => Ok(self.aws_store()),
+            "azurekeyvault" => self.azure_store(),
+            _ => Err((
+                "VAULTMUX_BACKEND",
+                format!("unknown backend {backend:?}, expected awssecrets or azurekeyvault"),
+            )),
+        };
+        let store = match store {
+            Ok(store) => store,
+            Err((variable, message)) => return refuse(variable, message),
+        };
         let port = self.get("PORT").unwrap_or("8080");
         if port.parse::<u16>().is_err() {
             return refuse("PORT", format!("{port:?} is not a port"));
         }
-        let quoted = |text: &str| serde_json::to_string(text).expect("text is always JSON");
         let mut yaml = format!(
             "mode: sidecar\nlisteners:\n  rest: {{address: '127.0.0.1:{port}', require_request_header: false}}\n\
-             backends:\n  awssecrets:\n    type: aws_secrets_manager\n    prefix: {}\n",
-            quoted(self.0.get("VAULTMUX_PREFIX").map_or("vaultmux/", String::as_str)),
+             backends:\n  {backend}:\n{store}"
         );
-        for (variable, key) in [("AWS_REGION", "region"), ("AWS_ENDPOINT", "endpoint_url")] {
-            if let Some(value) = self.get(variable) {
-                yaml.push_str(&format!("    {key}: {}\n", quoted(value)));
-            }
-        }
         // Outside Kubernetes there is no token to tell who the pod is, and the store's
         // own credentials are all that decides: any name will do.
         if super::identity::pods_own_account().is_none() {
@@ -65,6 +66,36 @@ impl Environment {
         }
         file::parse(&yaml, path, self).map(Some)
     }
+
+    fn aws_store(&self) -> String {
+        let prefix = quoted(self.prefix("vaultmux/"));
+        let mut yaml = format!("    type: aws_secrets_manager\n    prefix: {prefix}\n");
+        for (variable, key) in [("AWS_REGION", "region"), ("AWS_ENDPOINT", "endpoint_url")] {
+            if let Some(value) = self.get(variable) {
+                yaml.push_str(&format!("    {key}: {}\n", quoted(value)));
+            }
+        }
+        yaml
+    }
+
+    /// Identity comes from Azure's own variables, as ever.
+    fn azure_store(&self) -> Result<String, (&'static str, String)> {
+        let Some(url) = self.get("AZURE_KEYVAULT_URL") else {
+            let message = "is needed, such as https://my-vault.vault.azure.net";
+            return Err(("AZURE_KEYVAULT_URL", message.to_owned()));
+        };
+        let (prefix, url) = (quoted(self.prefix("vaultmux-")), quoted(url));
+        Ok(format!("    type: azure_key_vault\n    prefix: {prefix}\n    vault_url: {url}\n"))
+    }
+
+    /// What goes before every name; may be empty.
+    fn prefix<'a>(&'a self, default: &'a str) -> &'a str {
+        self.0.get("VAULTMUX_PREFIX").map_or(default, String::as_str)
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("text is always JSON")
 }
 
 impl<const N: usize> From<[(&str, &str); N]> for Environment {

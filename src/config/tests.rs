@@ -288,3 +288,27 @@ fn vaultmux_servers_environment_starts_a_sidecar() {
         assert!(error.starts_with(&format!("environment: {variable}: ")), "{error}");
     }
 }
+
+#[cfg(feature = "azure")]
+#[test]
+fn vaultmux_servers_azure_variables_are_enough() {
+    let named = [("VAULTMUX_BACKEND", "azurekeyvault")];
+    let error = Environment::from(named).config().expect_err("no vault").to_string();
+    assert!(error.starts_with("environment: AZURE_KEYVAULT_URL: is needed"), "{error}");
+    let vault = ("AZURE_KEYVAULT_URL", "https://my-vault.vault.azure.net/");
+    for (environment, expected) in [
+        (Environment::from([named[0], vault]), "vaultmux-"),
+        (Environment::from([named[0], vault, ("VAULTMUX_PREFIX", "team-")]), "team-"),
+        (Environment::from([named[0], vault, ("VAULTMUX_PREFIX", "")]), ""),
+    ] {
+        let config = environment.config().expect("valid").expect("a backend is named");
+        assert_eq!(
+            config.catalog.default_backend().map(BackendName::as_str),
+            Some("azurekeyvault")
+        );
+        let BackendSettings::Azure(settings) = &config.backends[0].1 else { panic!("Azure") };
+        assert_eq!(settings.prefix, expected);
+        assert_eq!(settings.vault_url, "https://my-vault.vault.azure.net/");
+        assert!(settings.verify_challenge_resource);
+    }
+}
