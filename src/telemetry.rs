@@ -1,6 +1,8 @@
 //! Logs: one JSON object a line on standard error, or text for people.
 
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::LevelFilter, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -15,8 +17,15 @@ pub struct InvalidLevel {
     level: String,
 }
 
+/// What the stores' SDKs say of every call: addresses, and secrets' names with them.
+/// Only a directive that names an SDK shows more.
+const QUIET: &str =
+    "aws_=warn,azure_=warn,gaxi=warn,google_cloud_=warn,kube_=warn,reqwest=warn,typespec=warn";
+
 fn parse_level(level: &str) -> Result<EnvFilter, InvalidLevel> {
-    EnvFilter::try_new(level).map_err(|_| InvalidLevel { level: level.to_owned() })
+    let strict = level.parse::<LevelFilter>().is_ok_and(|level| level <= LevelFilter::WARN);
+    let directives = if strict { level.to_owned() } else { format!("{QUIET},{level}") };
+    EnvFilter::try_new(directives).map_err(|_| InvalidLevel { level: level.to_owned() })
 }
 
 /// Starts logging for the process.
@@ -50,5 +59,48 @@ impl LogLevel {
         // Fails only when the subscriber is gone, and logging with it.
         let _ = self.0.reload(filter);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Mutex};
+
+    use super::*;
+
+    /// What of four events is shown.
+    fn shown(level: &str) -> Vec<String> {
+        static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+        struct Lines;
+        impl io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                LINES.lock().expect("not poisoned").extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = tracing_subscriber::fmt::layer().with_writer(|| Lines).without_time();
+        let filter = parse_level(level).expect("valid");
+        let subscriber = tracing_subscriber::registry().with(filter).with(lines.with_ansi(false));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(target: "azure_core::http", "sdk info");
+            tracing::warn!(target: "azure_core::http", "sdk warn");
+            tracing::debug!(target: "vaultmux_mesh", "our debug");
+            tracing::info!(target: "vaultmux_mesh", "our info");
+        });
+        let text = std::mem::take(&mut *LINES.lock().expect("not poisoned"));
+        let text = String::from_utf8(text).expect("text");
+        text.lines().filter_map(|line| line.split(": ").last().map(str::to_owned)).collect()
+    }
+
+    #[test]
+    fn stores_sdks_are_quiet_unless_named() {
+        assert_eq!(shown("info"), ["sdk warn", "our info"]);
+        assert_eq!(shown("debug"), ["sdk warn", "our debug", "our info"]);
+        let named = ["sdk info", "sdk warn", "our info"];
+        assert_eq!(shown("info,azure_core=info"), named);
+        assert_eq!(shown("error"), [""; 0]);
     }
 }

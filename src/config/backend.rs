@@ -92,10 +92,7 @@ impl BackendFile {
             #[cfg(feature = "aws")]
             Self::AwsSecretsManager(file) => Ok(BackendSettings::Aws(file.check()?)),
             #[cfg(feature = "azure")]
-            Self::AzureKeyVault(file) => {
-                let environment = Environment::of_process();
-                Ok(BackendSettings::Azure(file.check(mode, context, &environment)?))
-            }
+            Self::AzureKeyVault(file) => Ok(BackendSettings::Azure(file.check(mode, context)?)),
         }
     }
 }
@@ -136,6 +133,8 @@ impl BackendSettings {
             Self::Memory { .. } | Self::File { .. } => false,
             #[cfg(feature = "aws")]
             Self::Aws(_) => false,
+            #[cfg(feature = "azure")]
+            Self::Azure(_) => false,
         }
     }
 

@@ -99,7 +99,7 @@ pub(super) fn parse(
         })
     });
     let file: File = read.map_err(|error| ConfigError::yaml(path, key, &error))?;
-    file.check(&Context { path })
+    file.check(&Context { path, environment })
 }
 
 // === impl File ===

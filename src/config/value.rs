@@ -7,12 +7,15 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use super::Environment;
+
 /// The longest duration that a setting can have.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// What every check needs.
 pub(super) struct Context<'a> {
     pub(super) path: &'a Path,
+    pub(super) environment: &'a Environment,
 }
 
 /// A duration as `60s`, `5m`, `150ms`; `0` is none.

@@ -43,12 +43,8 @@ enum CredentialKind {
 // === impl AzureFile ===
 
 impl AzureFile {
-    pub(super) fn check(
-        self,
-        mode: Mode,
-        context: &Context<'_>,
-        environment: &Environment,
-    ) -> Result<AzureSettings, String> {
+    pub(super) fn check(self, mode: Mode, context: &Context<'_>) -> Result<AzureSettings, String> {
+        let environment = context.environment;
         https_host("vault_url", &self.vault_url)?;
         let authority_host = self.authority_host.clone();
         let authority_host =
@@ -67,7 +63,7 @@ impl AzureFile {
                         `mode: development`"
                 .to_owned());
         }
-        let credential = self.credential(context, environment)?;
+        let credential = self.credential(context)?;
         Ok(AzureSettings {
             vault_url: self.vault_url,
             prefix: self.prefix,
@@ -78,11 +74,8 @@ impl AzureFile {
         })
     }
 
-    fn credential(
-        &self,
-        context: &Context<'_>,
-        environment: &Environment,
-    ) -> Result<AzureCredential, String> {
+    fn credential(&self, context: &Context<'_>) -> Result<AzureCredential, String> {
+        let environment = context.environment;
         let kind = self.credential.unwrap_or_else(|| self.implied(environment));
         self.refuse_idle_keys(kind)?;
         let or_variable = |key: &str, value: &Option<String>, variable: &str| match value {
@@ -174,7 +167,7 @@ mod tests {
 
     fn check(yaml: &str, mode: Mode, environment: &Environment) -> Result<AzureSettings, String> {
         let file: AzureFile = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
-        file.check(mode, &Context { path: Path::new("dir/vaultmux.yaml") }, environment)
+        file.check(mode, &Context { path: Path::new("dir/vaultmux.yaml"), environment })
     }
 
     const VAULT: &str = "vault_url: https://x.vault.azure.net\n";
