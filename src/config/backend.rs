@@ -2,6 +2,8 @@
 
 #[cfg(feature = "aws")]
 mod aws;
+#[cfg(feature = "gcp")]
+mod gcp;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -29,6 +31,9 @@ pub enum BackendSettings {
     /// AWS Secrets Manager.
     #[cfg(feature = "aws")]
     Aws(crate::backends::aws::AwsSettings),
+    /// GCP Secret Manager.
+    #[cfg(feature = "gcp")]
+    Gcp(crate::backends::gcp::GcpSettings),
 }
 
 /// A secret that stands in the configuration, for development.
@@ -47,6 +52,8 @@ pub(super) enum BackendFile {
     },
     #[cfg(feature = "aws")]
     AwsSecretsManager(aws::AwsFile),
+    #[cfg(feature = "gcp")]
+    GcpSecretManager(gcp::GcpFile),
 }
 
 // === impl BackendFile ===
@@ -82,12 +89,14 @@ impl BackendFile {
             }
             #[cfg(feature = "aws")]
             Self::AwsSecretsManager(file) => Ok(BackendSettings::Aws(file.check()?)),
+            #[cfg(feature = "gcp")]
+            Self::GcpSecretManager(file) => Ok(BackendSettings::Gcp(file.check(context)?)),
         }
     }
 }
 
 /// Refuses what is not an http or https URL with a host.
-#[cfg(feature = "aws")]
+#[cfg(any(feature = "aws", feature = "gcp"))]
 fn http_url(key: &str, text: &str) -> Result<(), String> {
     let valid = text.parse::<http::Uri>().is_ok_and(|url| {
         url.host().is_some() && matches!(url.scheme_str(), Some("http" | "https"))
@@ -108,6 +117,10 @@ impl BackendSettings {
             Self::Aws(settings) => {
                 crate::backends::aws::AwsBackend::GRAMMAR.with_prefix_len(settings.prefix.len())
             }
+            #[cfg(feature = "gcp")]
+            Self::Gcp(settings) => {
+                crate::backends::gcp::GcpBackend::GRAMMAR.with_prefix_len(settings.prefix.len())
+            }
         }
     }
 
@@ -119,6 +132,8 @@ impl BackendSettings {
             Self::File { .. } => "file",
             #[cfg(feature = "aws")]
             Self::Aws(_) => "aws_secrets_manager",
+            #[cfg(feature = "gcp")]
+            Self::Gcp(_) => "gcp_secret_manager",
         }
     }
 }

@@ -39,31 +39,51 @@ impl Environment {
         let Some(backend) = self.get("VAULTMUX_BACKEND") else { return Ok(None) };
         let path = Path::new("environment");
         let refuse = |key: &str, message: String| Err(ConfigError::key(path, None, key, message));
-        if backend != "awssecrets" {
-            let message = format!("unknown backend {backend:?}, expected awssecrets");
-            return refuse("VAULTMUX_BACKEND", message);
-        }
+        let store = match backend {
+            "awssecrets" => {
+                let keys = [("AWS_REGION", "region"), ("AWS_ENDPOINT", "endpoint_url")];
+                self.store("aws_secrets_manager", "vaultmux/", &keys)
+            }
+            "gcpsecrets" if self.get("GCP_PROJECT_ID").is_none() => {
+                return refuse("GCP_PROJECT_ID", "gcpsecrets needs a project".to_owned());
+            }
+            "gcpsecrets" => {
+                self.store("gcp_secret_manager", "vaultmux-", &[("GCP_PROJECT_ID", "project")])
+            }
+            _ => {
+                let message =
+                    format!("unknown backend {backend:?}, expected awssecrets or gcpsecrets");
+                return refuse("VAULTMUX_BACKEND", message);
+            }
+        };
         let port = self.get("PORT").unwrap_or("8080");
         if port.parse::<u16>().is_err() {
             return refuse("PORT", format!("{port:?} is not a port"));
         }
-        let quoted = |text: &str| serde_json::to_string(text).expect("text is always JSON");
         let mut yaml = format!(
             "mode: sidecar\nlisteners:\n  rest: {{address: '127.0.0.1:{port}', require_request_header: false}}\n\
-             backends:\n  awssecrets:\n    type: aws_secrets_manager\n    prefix: {}\n",
-            quoted(self.0.get("VAULTMUX_PREFIX").map_or("vaultmux/", String::as_str)),
+             backends:\n  {backend}:\n{store}"
         );
-        for (variable, key) in [("AWS_REGION", "region"), ("AWS_ENDPOINT", "endpoint_url")] {
-            if let Some(value) = self.get(variable) {
-                yaml.push_str(&format!("    {key}: {}\n", quoted(value)));
-            }
-        }
         // Outside Kubernetes there is no token to tell who the pod is, and the store's
         // own credentials are all that decides: any name will do.
         if super::identity::pods_own_account().is_none() {
             yaml.push_str("identity: {local: {namespace: default, service_account: default}}\n");
         }
         file::parse(&yaml, path, self).map(Some)
+    }
+
+    /// The lines of a store: its type, its prefix, and a key for each variable that
+    /// is set.
+    fn store(&self, kind: &str, prefix: &str, keys: &[(&str, &str)]) -> String {
+        let quoted = |text: &str| serde_json::to_string(text).expect("text is always JSON");
+        let prefix = self.0.get("VAULTMUX_PREFIX").map_or(prefix, String::as_str);
+        let mut lines = format!("    type: {kind}\n    prefix: {}\n", quoted(prefix));
+        for (variable, key) in keys {
+            if let Some(value) = self.get(variable) {
+                lines.push_str(&format!("    {key}: {}\n", quoted(value)));
+            }
+        }
+        lines
     }
 }
 
