@@ -2,4 +2,5 @@
 //!
 //! Slower than the rest, so `cargo test` leaves it out; `make conformance` runs it.
 
+mod gcp;
 mod servers;
