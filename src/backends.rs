@@ -15,6 +15,8 @@ pub(crate) mod fake;
 #[cfg(test)]
 pub(crate) mod faults;
 pub mod file;
+#[cfg(feature = "gcp")]
+pub mod gcp;
 pub mod memory;
 
 use std::{

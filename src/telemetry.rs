@@ -1,7 +1,12 @@
 //! Logs: one JSON object a line on standard error, or text for people.
 
+use tracing::Metadata;
 use tracing_subscriber::{
-    EnvFilter, Layer, filter::LevelFilter, layer::SubscriberExt, reload, util::SubscriberInitExt,
+    EnvFilter, Layer,
+    filter::{LevelFilter, filter_fn},
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
 };
 
 use crate::config::{LogConfig, LogFormat};
@@ -19,13 +24,20 @@ pub struct InvalidLevel {
 
 /// What the stores' SDKs say of every call: addresses, and secrets' names with them.
 /// Only a directive that names an SDK shows more.
-const QUIET: &str =
-    "aws_=warn,azure_=warn,gaxi=warn,google_cloud_=warn,kube_=warn,reqwest=warn,typespec=warn";
+const QUIET: &str = "aws_=warn,azure_=warn,gaxi=warn,kube_=warn,reqwest=warn,typespec=warn";
 
 fn parse_level(level: &str) -> Result<EnvFilter, InvalidLevel> {
     let strict = level.parse::<LevelFilter>().is_ok_and(|level| level <= LevelFilter::WARN);
     let directives = if strict { level.to_owned() } else { format!("{QUIET},{level}") };
     EnvFilter::try_new(directives).map_err(|_| InvalidLevel { level: level.to_owned() })
+}
+
+/// Whether something may be logged, whatever the level. Google's SDK, where
+/// `GOOGLE_CLOUD_RUST_LOGGING` is set, logs requests and answers as they are, at debug,
+/// and refusals with the bodies they came in, at warn.
+fn is_free_of_values(metadata: &Metadata<'_>) -> bool {
+    let quotes = ["google_cloud_", "experimental."];
+    !quotes.iter().any(|target| metadata.target().starts_with(target))
 }
 
 /// Starts logging for the process.
@@ -45,7 +57,11 @@ pub fn start(config: &LogConfig) -> Result<LogLevel, InvalidLevel> {
         }
     };
     // A second start in one process keeps the first: only tests do that.
-    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(is_free_of_values))
+        .with(lines)
+        .try_init();
     Ok(LogLevel(handle))
 }
 

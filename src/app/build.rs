@@ -166,5 +166,11 @@ async fn open(settings: &BackendSettings, config: &Config) -> Result<Store, Stri
             let opened = backends::azure::AzureBackend::new(settings.clone(), timeout);
             Ok(opened.map_err(|error| error.to_string())?.into())
         }
+        #[cfg(feature = "gcp")]
+        BackendSettings::Gcp(settings) => {
+            let timeout = config.limits.backend_timeout;
+            let connected = backends::gcp::GcpBackend::connect(settings.clone(), timeout).await;
+            Ok(connected.map_err(|error| error.to_string())?.into())
+        }
     }
 }

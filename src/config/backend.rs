@@ -4,6 +4,8 @@
 mod aws;
 #[cfg(feature = "azure")]
 mod azure;
+#[cfg(feature = "gcp")]
+mod gcp;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -36,6 +38,9 @@ pub enum BackendSettings {
     /// Azure Key Vault.
     #[cfg(feature = "azure")]
     Azure(crate::backends::azure::AzureSettings),
+    /// GCP Secret Manager.
+    #[cfg(feature = "gcp")]
+    Gcp(crate::backends::gcp::GcpSettings),
 }
 
 /// A secret that stands in the configuration, for development.
@@ -56,6 +61,8 @@ pub(super) enum BackendFile {
     AwsSecretsManager(aws::AwsFile),
     #[cfg(feature = "azure")]
     AzureKeyVault(azure::AzureFile),
+    #[cfg(feature = "gcp")]
+    GcpSecretManager(gcp::GcpFile),
 }
 
 // === impl BackendFile ===
@@ -93,12 +100,14 @@ impl BackendFile {
             Self::AwsSecretsManager(file) => Ok(BackendSettings::Aws(file.check()?)),
             #[cfg(feature = "azure")]
             Self::AzureKeyVault(file) => Ok(BackendSettings::Azure(file.check(mode, context)?)),
+            #[cfg(feature = "gcp")]
+            Self::GcpSecretManager(file) => Ok(BackendSettings::Gcp(file.check(context)?)),
         }
     }
 }
 
 /// Refuses what is not an http or https URL with a host.
-#[cfg(feature = "aws")]
+#[cfg(any(feature = "aws", feature = "gcp"))]
 fn http_url(key: &str, text: &str) -> Result<(), String> {
     let valid = text.parse::<http::Uri>().is_ok_and(|url| {
         url.host().is_some() && matches!(url.scheme_str(), Some("http" | "https"))
@@ -123,6 +132,10 @@ impl BackendSettings {
             Self::Azure(settings) => {
                 crate::backends::azure::AzureBackend::GRAMMAR.with_prefix_len(settings.prefix.len())
             }
+            #[cfg(feature = "gcp")]
+            Self::Gcp(settings) => {
+                crate::backends::gcp::GcpBackend::GRAMMAR.with_prefix_len(settings.prefix.len())
+            }
         }
     }
 
@@ -135,6 +148,8 @@ impl BackendSettings {
             Self::Aws(_) => false,
             #[cfg(feature = "azure")]
             Self::Azure(_) => false,
+            #[cfg(feature = "gcp")]
+            Self::Gcp(_) => false,
         }
     }
 
@@ -148,6 +163,8 @@ impl BackendSettings {
             Self::Aws(_) => "aws_secrets_manager",
             #[cfg(feature = "azure")]
             Self::Azure(_) => "azure_key_vault",
+            #[cfg(feature = "gcp")]
+            Self::Gcp(_) => "gcp_secret_manager",
         }
     }
 }

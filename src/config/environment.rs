@@ -26,7 +26,7 @@ impl Environment {
         &self.0
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(in crate::config) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
@@ -40,16 +40,31 @@ impl Environment {
         let path = Path::new("environment");
         let refuse = |key: &str, message: String| Err(ConfigError::key(path, None, key, message));
         let store = match backend {
-            "awssecrets" => Ok(self.aws_store()),
-            "azurekeyvault" => self.azure_store(),
-            _ => Err((
-                "VAULTMUX_BACKEND",
-                format!("unknown backend {backend:?}, expected awssecrets or azurekeyvault"),
-            )),
-        };
-        let store = match store {
-            Ok(store) => store,
-            Err((variable, message)) => return refuse(variable, message),
+            "awssecrets" => {
+                let keys = [("AWS_REGION", "region"), ("AWS_ENDPOINT", "endpoint_url")];
+                self.store("aws_secrets_manager", "vaultmux/", &keys)
+            }
+            "gcpsecrets" if self.get("GCP_PROJECT_ID").is_none() => {
+                return refuse("GCP_PROJECT_ID", "gcpsecrets needs a project".to_owned());
+            }
+            "gcpsecrets" => {
+                self.store("gcp_secret_manager", "vaultmux-", &[("GCP_PROJECT_ID", "project")])
+            }
+            "azurekeyvault" if self.get("AZURE_KEYVAULT_URL").is_none() => {
+                let message = "is needed, such as https://my-vault.vault.azure.net";
+                return refuse("AZURE_KEYVAULT_URL", message.to_owned());
+            }
+            // Identity comes from Azure's own variables, as ever.
+            "azurekeyvault" => {
+                let keys = [("AZURE_KEYVAULT_URL", "vault_url")];
+                self.store("azure_key_vault", "vaultmux-", &keys)
+            }
+            _ => {
+                let message = format!(
+                    "unknown backend {backend:?}, expected awssecrets, gcpsecrets or azurekeyvault"
+                );
+                return refuse("VAULTMUX_BACKEND", message);
+            }
         };
         let port = self.get("PORT").unwrap_or("8080");
         if port.parse::<u16>().is_err() {
@@ -67,35 +82,19 @@ impl Environment {
         file::parse(&yaml, path, self).map(Some)
     }
 
-    fn aws_store(&self) -> String {
-        let prefix = quoted(self.prefix("vaultmux/"));
-        let mut yaml = format!("    type: aws_secrets_manager\n    prefix: {prefix}\n");
-        for (variable, key) in [("AWS_REGION", "region"), ("AWS_ENDPOINT", "endpoint_url")] {
+    /// The lines of a store: its type, its prefix, and a key for each variable that
+    /// is set.
+    fn store(&self, kind: &str, prefix: &str, keys: &[(&str, &str)]) -> String {
+        let quoted = |text: &str| serde_json::to_string(text).expect("text is always JSON");
+        let prefix = self.0.get("VAULTMUX_PREFIX").map_or(prefix, String::as_str);
+        let mut lines = format!("    type: {kind}\n    prefix: {}\n", quoted(prefix));
+        for (variable, key) in keys {
             if let Some(value) = self.get(variable) {
-                yaml.push_str(&format!("    {key}: {}\n", quoted(value)));
+                lines.push_str(&format!("    {key}: {}\n", quoted(value)));
             }
         }
-        yaml
+        lines
     }
-
-    /// Identity comes from Azure's own variables, as ever.
-    fn azure_store(&self) -> Result<String, (&'static str, String)> {
-        let Some(url) = self.get("AZURE_KEYVAULT_URL") else {
-            let message = "is needed, such as https://my-vault.vault.azure.net";
-            return Err(("AZURE_KEYVAULT_URL", message.to_owned()));
-        };
-        let (prefix, url) = (quoted(self.prefix("vaultmux-")), quoted(url));
-        Ok(format!("    type: azure_key_vault\n    prefix: {prefix}\n    vault_url: {url}\n"))
-    }
-
-    /// What goes before every name; may be empty.
-    fn prefix<'a>(&'a self, default: &'a str) -> &'a str {
-        self.0.get("VAULTMUX_PREFIX").map_or(default, String::as_str)
-    }
-}
-
-fn quoted(text: &str) -> String {
-    serde_json::to_string(text).expect("text is always JSON")
 }
 
 impl<const N: usize> From<[(&str, &str); N]> for Environment {

@@ -312,3 +312,80 @@ fn vaultmux_servers_azure_variables_are_enough() {
         assert!(settings.verify_challenge_resource);
     }
 }
+
+#[cfg(feature = "gcp")]
+#[test]
+fn vaultmux_servers_environment_knows_gcp() {
+    use crate::backends::gcp::{GcpCredentials, GcpSettings};
+    let environment = Environment::from([
+        ("VAULTMUX_BACKEND", "gcpsecrets"),
+        ("GCP_PROJECT_ID", "my-project"),
+        ("AWS_REGION", "eu-central-1"),
+    ]);
+    let config = environment.config().expect("valid").expect("a backend is named");
+    assert_eq!(config.catalog.default_backend().map(BackendName::as_str), Some("gcpsecrets"));
+    let expected = GcpSettings {
+        project: "my-project".into(),
+        prefix: "vaultmux-".into(),
+        credentials: GcpCredentials::ApplicationDefault,
+        ..GcpSettings::default()
+    };
+    assert_eq!(config.backends[0].1, BackendSettings::Gcp(expected));
+    let without = Environment::from([("VAULTMUX_BACKEND", "gcpsecrets")]);
+    let error = without.config().expect_err("no project").to_string();
+    assert!(error.starts_with("environment: GCP_PROJECT_ID: "), "{error}");
+}
+
+#[cfg(feature = "gcp")]
+#[test]
+fn gcp_settings_are_checked() {
+    let read = |settings: &str| {
+        let yaml = format!(
+            "mode: sidecar\nbackends: {{gcp: {{type: gcp_secret_manager, {settings}}}}}\n\
+             identity: {{local: {{namespace: a, service_account: b}}}}\n"
+        );
+        super::file::parse(&yaml, std::path::Path::new("/etc/vm/v.yaml"), &Environment::default())
+    };
+    for settings in [
+        "project: my-project",
+        "project: '4711'",
+        "project: 'example.com:old'",
+        "project: p, location: europe-west3, prefix: team_a-",
+        "project: p, impersonate: reader@p.iam.gserviceaccount.com",
+        "project: p, credentials_file: key.json, credentials: default",
+        "project: p, endpoint_url: 'https://secretmanager-x.p.googleapis.com'",
+        "project: p, endpoint_url: 'http://127.0.0.1:8080'",
+        "project: p, endpoint_url: 'http://[::1]:8080'",
+        "project: p, endpoint_url: 'http://emulator:8080', credentials: anonymous",
+    ] {
+        read(settings).unwrap_or_else(|error| panic!("{settings}: {error}"));
+    }
+    for (settings, expected) in [
+        ("prefix: a", "project"),
+        ("project: ''", "project"),
+        ("project: ../other", "project"),
+        ("project: a/b", "project"),
+        ("project: Upper", "project"),
+        ("project: p, location: 'a/b'", "location"),
+        ("project: p, location: ''", "location"),
+        ("project: p, prefix: team/", "prefix"),
+        ("project: p, impersonate: reader", "impersonate"),
+        ("project: p, impersonate: 'a@b/../c'", "impersonate"),
+        ("project: p, credentials: anonymous", "endpoint_url"),
+        (
+            "project: p, endpoint_url: 'http://e', credentials: anonymous, credentials_file: k",
+            "credentials_file",
+        ),
+        (
+            "project: p, endpoint_url: 'http://e', credentials: anonymous, impersonate: 'a@b'",
+            "impersonate",
+        ),
+        ("project: p, endpoint_url: 'http://store:8080'", "in the clear"),
+        ("project: p, endpoint_url: 'http://127.0.0.1.example.com'", "in the clear"),
+        ("project: p, endpoint_url: 'ftp://x'", "endpoint_url"),
+        ("project: p, region: x", "region"),
+    ] {
+        let error = read(settings).expect_err(settings).to_string();
+        assert!(error.contains(expected), "{settings}: {error}");
+    }
+}

@@ -3,4 +3,5 @@
 //! Slower than the rest, so `cargo test` leaves it out; `make conformance` runs it.
 
 mod azure;
+mod gcp;
 mod servers;

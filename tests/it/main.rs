@@ -13,6 +13,7 @@ mod envoy_panic;
 mod envoy_secrets;
 mod envoy_sidecar;
 mod envoy_traps;
+mod gcp_identity;
 mod harness;
 mod listeners;
 mod outages;

@@ -136,6 +136,7 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("azure_identity", &["backends"]),
         ("azure_security_keyvault_secrets", &["backends"]),
         ("google_cloud_auth", &["backends"]),
+        ("google_cloud_gax", &["backends"]),
         ("google_cloud_secretmanager_v1", &["backends"]),
         ("kube", &["backends", "identity"]),
         ("reqwest", &["backends"]),

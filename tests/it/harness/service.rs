@@ -32,22 +32,19 @@ impl Service {
     /// returns when all three listeners are bound. `{directory}` in it stands for the
     /// files' directory.
     pub(crate) async fn start(files: &[(&str, &str)]) -> Self {
-        Self::start_with(files, &[]).await
+        let directory = written(files);
+        let config = directory.path().join("config.yaml");
+        let arguments: Vec<OsString> = vec!["serve".into(), "--config".into(), config.into()];
+        Self::running(Process::start(binary().as_os_str(), &arguments).await, directory).await
     }
 
-    /// As [`Service::start`], with these environment variables and no others.
+    /// As [`Service::start`], with these variables and no others.
     pub(crate) async fn start_with(files: &[(&str, &str)], variables: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir().expect("make a directory");
-        for (name, text) in files {
-            let path = directory.path().join(name);
-            fs::create_dir_all(path.parent().expect("below the directory")).expect("make it");
-            let here = directory.path().to_str().expect("a plain path");
-            fs::write(path, text.replace("{directory}", here)).expect("write a file");
-        }
-        let config = directory.path().join("config.yaml");
+        let directory = written(files);
         let mut arguments: Vec<OsString> = vec!["-i".into()];
         arguments.extend(variables.iter().map(|(key, value)| format!("{key}={value}").into()));
-        arguments.extend([binary().into(), "serve".into(), "--config".into(), config.into()]);
+        arguments.extend([binary().into_os_string(), "serve".into(), "--config".into()]);
+        arguments.push(directory.path().join("config.yaml").into());
         Self::running(Process::start("/usr/bin/env".as_ref(), &arguments).await, directory).await
     }
 
@@ -121,6 +118,18 @@ impl Service {
     pub(crate) async fn kill(&mut self) {
         self.process.kill().await;
     }
+}
+
+/// These files in a directory of their own.
+fn written(files: &[(&str, &str)]) -> TempDir {
+    let directory = tempfile::tempdir().expect("make a directory");
+    for (name, text) in files {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().expect("below the directory")).expect("make it");
+        let here = directory.path().to_str().expect("a plain path");
+        fs::write(path, text.replace("{directory}", here)).expect("write a file");
+    }
+    directory
 }
 
 fn binary() -> PathBuf {
