@@ -13,6 +13,8 @@ pub(crate) mod fake;
 #[cfg(test)]
 pub(crate) mod faults;
 pub mod file;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod memory;
 
 use std::{

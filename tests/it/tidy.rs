@@ -137,6 +137,7 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("azure_security_keyvault_secrets", &["backends"]),
         ("google_cloud_auth", &["backends"]),
         ("google_cloud_secretmanager_v1", &["backends"]),
+        ("k8s_openapi", &["backends", "identity"]),
         ("kube", &["backends", "identity"]),
         ("reqwest", &["backends"]),
         ("governor", &["resolver"]),
