@@ -2,6 +2,8 @@
 
 #[cfg(feature = "aws")]
 mod aws;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -29,6 +31,9 @@ pub enum BackendSettings {
     /// AWS Secrets Manager.
     #[cfg(feature = "aws")]
     Aws(crate::backends::aws::AwsSettings),
+    /// Secrets of a Kubernetes cluster.
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(crate::backends::kubernetes::KubernetesSettings),
 }
 
 /// A secret that stands in the configuration, for development.
@@ -47,6 +52,8 @@ pub(super) enum BackendFile {
     },
     #[cfg(feature = "aws")]
     AwsSecretsManager(aws::AwsFile),
+    #[cfg(feature = "kubernetes")]
+    KubernetesSecrets(kubernetes::KubernetesFile),
 }
 
 // === impl BackendFile ===
@@ -82,6 +89,8 @@ impl BackendFile {
             }
             #[cfg(feature = "aws")]
             Self::AwsSecretsManager(file) => Ok(BackendSettings::Aws(file.check()?)),
+            #[cfg(feature = "kubernetes")]
+            Self::KubernetesSecrets(file) => Ok(BackendSettings::Kubernetes(file.check(context)?)),
         }
     }
 }
@@ -108,6 +117,8 @@ impl BackendSettings {
             Self::Aws(settings) => {
                 crate::backends::aws::AwsBackend::GRAMMAR.with_prefix_len(settings.prefix.len())
             }
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(_) => crate::backends::kubernetes::KubernetesBackend::GRAMMAR,
         }
     }
 
@@ -119,6 +130,8 @@ impl BackendSettings {
             Self::File { .. } => "file",
             #[cfg(feature = "aws")]
             Self::Aws(_) => "aws_secrets_manager",
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(_) => "kubernetes_secrets",
         }
     }
 }
