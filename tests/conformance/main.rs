@@ -2,4 +2,6 @@
 //!
 //! Slower than the rest, so `cargo test` leaves it out; `make conformance` runs it.
 
+mod apiserver;
+mod kubernetes;
 mod servers;
