@@ -17,6 +17,8 @@ pub(crate) mod faults;
 pub mod file;
 #[cfg(feature = "gcp")]
 pub mod gcp;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod memory;
 
 use std::{

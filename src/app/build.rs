@@ -172,5 +172,11 @@ async fn open(settings: &BackendSettings, config: &Config) -> Result<Store, Stri
             let connected = backends::gcp::GcpBackend::connect(settings.clone(), timeout).await;
             Ok(connected.map_err(|error| error.to_string())?.into())
         }
+        #[cfg(feature = "kubernetes")]
+        BackendSettings::Kubernetes(settings) => {
+            let timeout = config.limits.backend_timeout;
+            let connected = backends::kubernetes::connect(settings.clone(), timeout).await;
+            connected.map_err(|error| error.to_string())
+        }
     }
 }

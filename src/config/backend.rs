@@ -6,6 +6,8 @@ mod aws;
 mod azure;
 #[cfg(feature = "gcp")]
 mod gcp;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -41,6 +43,9 @@ pub enum BackendSettings {
     /// GCP Secret Manager.
     #[cfg(feature = "gcp")]
     Gcp(crate::backends::gcp::GcpSettings),
+    /// Secrets of a Kubernetes cluster.
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(crate::backends::kubernetes::KubernetesSettings),
 }
 
 /// A secret that stands in the configuration, for development.
@@ -63,6 +68,8 @@ pub(super) enum BackendFile {
     AzureKeyVault(azure::AzureFile),
     #[cfg(feature = "gcp")]
     GcpSecretManager(gcp::GcpFile),
+    #[cfg(feature = "kubernetes")]
+    KubernetesSecrets(kubernetes::KubernetesFile),
 }
 
 // === impl BackendFile ===
@@ -102,6 +109,8 @@ impl BackendFile {
             Self::AzureKeyVault(file) => Ok(BackendSettings::Azure(file.check(mode, context)?)),
             #[cfg(feature = "gcp")]
             Self::GcpSecretManager(file) => Ok(BackendSettings::Gcp(file.check(context)?)),
+            #[cfg(feature = "kubernetes")]
+            Self::KubernetesSecrets(file) => Ok(BackendSettings::Kubernetes(file.check(context)?)),
         }
     }
 }
@@ -136,6 +145,8 @@ impl BackendSettings {
             Self::Gcp(settings) => {
                 crate::backends::gcp::GcpBackend::GRAMMAR.with_prefix_len(settings.prefix.len())
             }
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(_) => crate::backends::kubernetes::KubernetesBackend::GRAMMAR,
         }
     }
 
@@ -150,6 +161,10 @@ impl BackendSettings {
             Self::Azure(_) => false,
             #[cfg(feature = "gcp")]
             Self::Gcp(_) => false,
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(settings) => {
+                settings.namespace == crate::backends::kubernetes::NamespaceScope::OfCaller
+            }
         }
     }
 
@@ -165,6 +180,8 @@ impl BackendSettings {
             Self::Azure(_) => "azure_key_vault",
             #[cfg(feature = "gcp")]
             Self::Gcp(_) => "gcp_secret_manager",
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(_) => "kubernetes_secrets",
         }
     }
 }

@@ -223,6 +223,46 @@ fn an_override_keeps_what_it_does_not_say() {
     assert_eq!(found.lifetimes.stale_while_revalidate, Duration::from_secs(30));
 }
 
+#[cfg(feature = "kubernetes")]
+#[test]
+fn a_kubernetes_namespace_is_one_or_the_callers_own() {
+    use crate::backends::kubernetes::{KubernetesSettings, NamespaceScope};
+    let backend = |rest: &str| {
+        parse(&format!("backends:\n  k8s:\n    type: kubernetes_secrets\n    {rest}\n"))
+    };
+    let fixed = || NamespaceScope::Fixed("shop".into());
+    let elsewhere = "namespace: shop\n    kubeconfig: k/c\n    context: x";
+    for (rest, namespace, kubeconfig, context) in [
+        (r#"namespace: "{namespace}""#, NamespaceScope::OfCaller, None, None),
+        ("namespace: shop", fixed(), None, None),
+        (elsewhere, fixed(), Some("dir/k/c".into()), Some("x".to_owned())),
+    ] {
+        let config = backend(rest).expect(rest);
+        let expected = KubernetesSettings { namespace, kubeconfig, context };
+        assert_eq!(config.backends[0].1, BackendSettings::Kubernetes(expected));
+        let grammar = config.backends[0].1.grammar();
+        for (name, valid) in [("db/password", true), ("db", false), ("db/a/b", false)] {
+            let canonical = grammar.canonical(name, crate::secret::NameEncoding::Plain);
+            assert_eq!(canonical.is_ok(), valid, "{name}");
+        }
+    }
+    for (rest, expected) in [
+        ("kubeconfig: x", "missing field `namespace`"),
+        ("namespace: '{namespace}-x'", "namespace \"{namespace}-x\" is neither"),
+        ("namespace: '{Namespace}'", "is neither"),
+        ("namespace: '{serviceAccount}'", "is neither"),
+        ("namespace: ''", "is neither"),
+        ("namespace: Shop", "is neither"),
+        ("namespace: a.b", "is neither"),
+        ("namespace: ../a", "is neither"),
+        ("namespace: a\n    context: x", "context is one of a kubeconfig"),
+        ("namespace: a\n    token: x", "unknown field `token`"),
+    ] {
+        let error = backend(rest).expect_err(rest).to_string();
+        assert!(error.contains("backends.k8s") && error.contains(expected), "{error}");
+    }
+}
+
 #[cfg(feature = "aws")]
 #[test]
 fn a_sidecar_asks_local_callers_for_the_request_header() {

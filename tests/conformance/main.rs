@@ -2,6 +2,8 @@
 //!
 //! Slower than the rest, so `cargo test` leaves it out; `make conformance` runs it.
 
+mod apiserver;
 mod azure;
 mod gcp;
+mod kubernetes;
 mod servers;

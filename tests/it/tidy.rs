@@ -138,6 +138,7 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("google_cloud_auth", &["backends"]),
         ("google_cloud_gax", &["backends"]),
         ("google_cloud_secretmanager_v1", &["backends"]),
+        ("k8s_openapi", &["backends", "identity"]),
         ("kube", &["backends", "identity"]),
         ("reqwest", &["backends"]),
         ("governor", &["resolver"]),
