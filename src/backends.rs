@@ -14,6 +14,8 @@ pub(crate) mod fake;
 pub(crate) mod faults;
 pub mod file;
 pub mod memory;
+#[cfg(feature = "plugin")]
+pub mod plugin;
 
 use std::{
     error::Error as StdError,

@@ -138,6 +138,8 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("google_cloud_auth", &["backends"]),
         ("google_cloud_secretmanager_v1", &["backends"]),
         ("kube", &["backends", "identity"]),
+        ("prost", &["backends"]),
+        ("tonic_prost", &["backends"]),
         ("reqwest", &["backends"]),
         ("governor", &["resolver"]),
         ("jsonwebtoken", &["identity"]),
