@@ -146,5 +146,10 @@ async fn open(settings: &BackendSettings, config: &Config) -> Result<Store, Stri
             let connected = backends::aws::AwsBackend::connect(settings.clone(), timeout).await;
             Ok(connected.map_err(|error| error.to_string())?.into())
         }
+        #[cfg(feature = "plugin")]
+        BackendSettings::Plugin(settings) => {
+            let timeout = config.limits.backend_timeout;
+            Ok(backends::plugin::PluginBackend::new(settings.clone(), timeout).into())
+        }
     }
 }

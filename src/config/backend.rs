@@ -2,6 +2,8 @@
 
 #[cfg(feature = "aws")]
 mod aws;
+#[cfg(feature = "plugin")]
+mod plugin;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -10,6 +12,8 @@ use serde::{
     de::{self, Visitor},
 };
 
+#[cfg(feature = "plugin")]
+pub(super) use self::plugin::PluginsFile;
 use super::{Mode, value::Context};
 use crate::secret::{NameEncoding, NameGrammar, SecretName, SecretValue};
 
@@ -29,6 +33,9 @@ pub enum BackendSettings {
     /// AWS Secrets Manager.
     #[cfg(feature = "aws")]
     Aws(crate::backends::aws::AwsSettings),
+    /// A plugin behind a unix socket.
+    #[cfg(feature = "plugin")]
+    Plugin(crate::backends::plugin::PluginSettings),
 }
 
 /// A secret that stands in the configuration, for development.
@@ -47,6 +54,8 @@ pub(super) enum BackendFile {
     },
     #[cfg(feature = "aws")]
     AwsSecretsManager(aws::AwsFile),
+    #[cfg(feature = "plugin")]
+    Plugin(plugin::PluginFile),
 }
 
 // === impl BackendFile ===
@@ -82,6 +91,8 @@ impl BackendFile {
             }
             #[cfg(feature = "aws")]
             Self::AwsSecretsManager(file) => Ok(BackendSettings::Aws(file.check()?)),
+            #[cfg(feature = "plugin")]
+            Self::Plugin(file) => Ok(BackendSettings::Plugin(file.check(context)?)),
         }
     }
 }
@@ -108,6 +119,9 @@ impl BackendSettings {
             Self::Aws(settings) => {
                 crate::backends::aws::AwsBackend::GRAMMAR.with_prefix_len(settings.prefix.len())
             }
+            #[cfg(feature = "plugin")]
+            Self::Plugin(settings) => crate::backends::plugin::PluginBackend::GRAMMAR
+                .with_prefix_len(settings.prefix.len()),
         }
     }
 
@@ -119,6 +133,8 @@ impl BackendSettings {
             Self::File { .. } => "file",
             #[cfg(feature = "aws")]
             Self::Aws(_) => "aws_secrets_manager",
+            #[cfg(feature = "plugin")]
+            Self::Plugin(_) => "plugin",
         }
     }
 }
