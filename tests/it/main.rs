@@ -15,6 +15,7 @@ mod envoy_sidecar;
 mod envoy_traps;
 mod harness;
 mod listeners;
+mod plugin;
 mod plugin_proto;
 mod readme;
 mod reload;
