@@ -14,7 +14,7 @@ STAMP  := $(TOOLS)/.stamp
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
 
-tools: $(STAMP) ## install the programs the tests run (Envoy, a fake AWS) into target/tools
+tools: $(STAMP) ## install the programs the tests run (Envoy, a fake AWS, gRPC for Python) into target/tools
 
 # The stamp is written last, so an interrupted install is done again.
 $(STAMP): tests/tools/requirements.txt

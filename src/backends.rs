@@ -20,6 +20,8 @@ pub mod gcp;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod memory;
+#[cfg(feature = "plugin")]
+pub mod plugin;
 
 use std::{
     error::Error as StdError,

@@ -1,10 +1,12 @@
-//! Commands: `serve`, `check`, `can-i`.
+//! Commands: `serve`, `check`, `can-i`, `plugin test`.
 //!
 //! Exit codes: 0 done or yes, 1 a negative answer, 2 usage or input that cannot
 //! be used. Answers go to standard output, everything else to standard error.
 
 mod can_i;
 mod check;
+#[cfg(feature = "plugin")]
+mod plugin;
 
 use std::{
     io::Write,
@@ -54,6 +56,10 @@ Examples:
       --cluster 'outbound|443||api.stripe.com' --host api.stripe.com --config vaultmux.yaml
   vaultmux-mesh can-i payments/api POST http://orders.shop/orders/ --config vaultmux.yaml")]
     CanI(Box<can_i::CanI>),
+    /// Work with plugins: stores behind a unix socket.
+    #[cfg(feature = "plugin")]
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
 }
 
 const SERVE_HELP: &str = "\
@@ -108,6 +114,8 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
             Command::CanI(question) => question.run(),
+            #[cfg(feature = "plugin")]
+            Command::Plugin(plugin) => plugin.run(),
         };
         match answer {
             Ok(Answer::Yes) => ExitCode::SUCCESS,

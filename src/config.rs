@@ -62,6 +62,8 @@ pub struct Config {
     pub identity: IdentityConfig,
     /// The stores, by name.
     pub backends: Vec<(BackendName, BackendSettings)>,
+    /// Those of them that were found in a directory.
+    pub plugins: DiscoveredPlugins,
     /// Names, references and routes of the stores.
     pub catalog: Arc<Catalog>,
     /// How secrets are fetched and for how long they are kept.
@@ -82,6 +84,17 @@ pub struct Config {
     pub log: LogConfig,
     /// How long a shutdown waits for requests in flight.
     pub shutdown_grace: Duration,
+}
+
+/// What was found in the directory of plugins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiscoveredPlugins {
+    /// The directory, if there is to be one.
+    pub directory: Option<PathBuf>,
+    /// The backends that its sockets are.
+    pub names: Vec<BackendName>,
+    /// What was left out, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// What is logged, and how.
@@ -150,8 +163,8 @@ impl Config {
 
     /// What is allowed but most likely not meant, a sentence each.
     #[must_use]
-    pub fn warnings(&self) -> Vec<&'static str> {
-        let mut warnings = Vec::new();
+    pub fn warnings(&self) -> Vec<&str> {
+        let mut warnings: Vec<_> = self.plugins.warnings.iter().map(String::as_str).collect();
         if self.mode == Mode::Cluster && self.policies.is_empty() {
             warnings.push("no policies are configured: every request is denied");
         }

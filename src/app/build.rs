@@ -178,5 +178,10 @@ async fn open(settings: &BackendSettings, config: &Config) -> Result<Store, Stri
             let connected = backends::kubernetes::connect(settings.clone(), timeout).await;
             connected.map_err(|error| error.to_string())
         }
+        #[cfg(feature = "plugin")]
+        BackendSettings::Plugin(settings) => {
+            let timeout = config.limits.backend_timeout;
+            Ok(backends::plugin::PluginBackend::new(settings.clone(), timeout).into())
+        }
     }
 }

@@ -28,6 +28,8 @@ use crate::{
 
 /// Tells when files change.
 pub(super) struct Watch {
+    /// What is watched.
+    directories: BTreeSet<PathBuf>,
     changes: mpsc::Receiver<()>,
     /// Dropping it ends the watch.
     watcher: Option<RecommendedWatcher>,
@@ -100,6 +102,9 @@ impl Reloader {
             return Err(format!("mode: {from:?} cannot become {to:?} without a restart"));
         }
         self.warn_of_restart(&config);
+        if config.plugins != self.config.plugins {
+            config.plugins.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        }
         let policies = match build::load_policies(&config) {
             Ok(policies) => policies,
             Err(failure) => {
@@ -135,7 +140,7 @@ impl Reloader {
         self.current.store(snapshot);
         self.metrics.reload(Some(self.generation));
         build::log_generation(&policies_in_force);
-        if directories(&config) != directories(&self.config) {
+        if directories(&config) != self.watch.directories {
             self.watch = Watch::start(&config);
         }
         self.policies = policies;
@@ -185,11 +190,17 @@ impl Watch {
     /// not be missed.
     pub(super) fn start(config: &Config) -> Self {
         let (sender, changes) = mpsc::channel(1);
-        let watcher = watch(&directories(config), sender);
+        let directories = directories(config);
+        let watcher = watch(&directories, plugins_alone(config), sender.clone());
         if let Err(error) = &watcher {
             tracing::warn!(%error, "files cannot be watched, send SIGHUP after a change");
         }
-        Self { changes, watcher: watcher.ok() }
+        if config.plugins.directory.is_some() {
+            // Plugins start when we do: one that came after the directory was read and
+            // before it was watched is found by reading again.
+            let _ = sender.try_send(());
+        }
+        Self { directories, changes, watcher: watcher.ok() }
     }
 
     /// Waits for a change, and then until there are no more for a moment.
@@ -207,26 +218,46 @@ impl Watch {
 /// Directories, not files: a ConfigMap is updated by renaming a link that stands
 /// beside the file.
 fn directories(config: &Config) -> BTreeSet<PathBuf> {
-    let parent = |path: &Path| match path.parent() {
+    let mut directories = directories_of_files(config);
+    directories.extend(config.plugins.directory.as_deref().map(itself_or_parent));
+    directories
+}
+
+fn directories_of_files(config: &Config) -> BTreeSet<PathBuf> {
+    let mut directories: BTreeSet<_> = config.path.iter().map(|path| parent(path)).collect();
+    directories.extend(config.policies.iter().map(|path| itself_or_parent(path)));
+    directories.extend(config.identity.grant.key_file.iter().map(|path| parent(path)));
+    directories
+}
+
+/// The directory of plugins, unless files of ours lie there too.
+fn plugins_alone(config: &Config) -> Option<PathBuf> {
+    let plugins = config.plugins.directory.clone();
+    plugins.filter(|plugins| !directories_of_files(config).contains(plugins))
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
-    };
-    let mut directories: BTreeSet<_> = config.path.iter().map(|path| parent(path)).collect();
-    for path in &config.policies {
-        directories.insert(if path.is_dir() { path.clone() } else { parent(path) });
     }
-    if let Some(path) = &config.identity.grant.key_file {
-        directories.insert(parent(path));
-    }
-    directories
+}
+
+fn itself_or_parent(path: &Path) -> PathBuf {
+    if path.is_dir() { path.to_owned() } else { parent(path) }
 }
 
 fn watch(
     directories: &BTreeSet<PathBuf>,
+    plugins: Option<PathBuf>,
     sender: mpsc::Sender<()>,
 ) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| is_change(&event.kind)) {
+        // A plugin may keep files of its own beside its socket.
+        let is_socket = |path: &Path| path.extension() == Some("sock".as_ref());
+        let beside = |path: &Path| plugins.is_some() && path.parent() == plugins.as_deref();
+        let matters = |path: &PathBuf| !beside(path) || is_socket(path);
+        if event.is_ok_and(|event| is_change(&event.kind) && event.paths.iter().any(matters)) {
             // Full means that a reload is due already.
             let _ = sender.try_send(());
         }

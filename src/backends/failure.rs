@@ -13,7 +13,7 @@ use super::{BackendError, Cause};
 const MAX_CAUSE: usize = 1024;
 
 /// No store means longer; nobody would wait for it.
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// What the store or the way to it said, for the log.
 #[derive(Debug, thiserror::Error)]

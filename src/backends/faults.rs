@@ -99,7 +99,8 @@ pub(crate) async fn check(
     }
 }
 
-async fn call(
+/// One call of a method, with a canary for a value.
+pub(crate) async fn call(
     backend: &dyn SecretBackend,
     name: &SecretName,
     method: Method,

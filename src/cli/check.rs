@@ -22,6 +22,14 @@ pub(super) struct Check {
     output: Output,
 }
 
+struct Findings {
+    errors: Vec<String>,
+    warnings: Vec<String>,
+    /// Backends that are sockets in the directory of plugins.
+    plugins: Vec<String>,
+    summary: Option<String>,
+}
+
 // === impl Check ===
 
 impl Check {
@@ -29,27 +37,35 @@ impl Check {
         // A file that is not there is a wrong command, not a wrong configuration.
         std::fs::metadata(&self.config)
             .map_err(|error| anyhow::anyhow!("{}: {error}", self.config.display()))?;
-        let (errors, warnings, summary) = self.findings();
+        let Findings { errors, warnings, plugins, summary } = self.findings();
         match self.output {
             Output::Json => {
-                let findings =
-                    json!({"valid": errors.is_empty(), "errors": errors, "warnings": warnings});
+                let findings = json!({
+                    "valid": errors.is_empty(),
+                    "errors": errors,
+                    "warnings": warnings,
+                    "plugins": plugins,
+                });
                 print(&findings.to_string());
             }
             Output::Text => {
                 errors.iter().for_each(|error| print(&format!("error: {error}")));
                 warnings.iter().for_each(|warning| print(&format!("warning: {warning}")));
+                plugins.iter().for_each(|name| print(&format!("plugin found: {name}")));
                 summary.iter().for_each(|summary| print(summary));
             }
         }
         Ok(if errors.is_empty() { Answer::Yes } else { Answer::No })
     }
 
-    fn findings(&self) -> (Vec<String>, Vec<String>, Option<String>) {
+    fn findings(&self) -> Findings {
         let environment = Environment::of_process();
         let config = match Config::load(&self.config, &environment) {
             Ok(config) => config,
-            Err(error) => return (vec![error.to_string()], vec![], None),
+            Err(error) => {
+                let errors = vec![error.to_string()];
+                return Findings { errors, warnings: vec![], plugins: vec![], summary: None };
+            }
         };
         let mut errors = Vec::new();
         let warnings = config.warnings().into_iter().map(str::to_owned).collect();
@@ -81,6 +97,7 @@ impl Check {
             }
         };
         let summary = summary.filter(|_| errors.is_empty());
-        (errors, warnings, summary)
+        let plugins = config.plugins.names.iter().map(ToString::to_string).collect();
+        Findings { errors, warnings, plugins, summary }
     }
 }

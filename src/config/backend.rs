@@ -8,6 +8,8 @@ mod azure;
 mod gcp;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
+#[cfg(feature = "plugin")]
+mod plugin;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -16,8 +18,8 @@ use serde::{
     de::{self, Visitor},
 };
 
-#[cfg(feature = "azure")]
-use super::Environment;
+#[cfg(feature = "plugin")]
+pub(super) use self::plugin::PluginsFile;
 use super::{Mode, value::Context};
 use crate::secret::{NameEncoding, NameGrammar, SecretName, SecretValue};
 
@@ -46,6 +48,9 @@ pub enum BackendSettings {
     /// Secrets of a Kubernetes cluster.
     #[cfg(feature = "kubernetes")]
     Kubernetes(crate::backends::kubernetes::KubernetesSettings),
+    /// A plugin behind a unix socket.
+    #[cfg(feature = "plugin")]
+    Plugin(crate::backends::plugin::PluginSettings),
 }
 
 /// A secret that stands in the configuration, for development.
@@ -70,6 +75,8 @@ pub(super) enum BackendFile {
     GcpSecretManager(gcp::GcpFile),
     #[cfg(feature = "kubernetes")]
     KubernetesSecrets(kubernetes::KubernetesFile),
+    #[cfg(feature = "plugin")]
+    Plugin(plugin::PluginFile),
 }
 
 // === impl BackendFile ===
@@ -111,6 +118,8 @@ impl BackendFile {
             Self::GcpSecretManager(file) => Ok(BackendSettings::Gcp(file.check(context)?)),
             #[cfg(feature = "kubernetes")]
             Self::KubernetesSecrets(file) => Ok(BackendSettings::Kubernetes(file.check(context)?)),
+            #[cfg(feature = "plugin")]
+            Self::Plugin(file) => Ok(BackendSettings::Plugin(file.check(context)?)),
         }
     }
 }
@@ -147,6 +156,9 @@ impl BackendSettings {
             }
             #[cfg(feature = "kubernetes")]
             Self::Kubernetes(_) => crate::backends::kubernetes::KubernetesBackend::GRAMMAR,
+            #[cfg(feature = "plugin")]
+            Self::Plugin(settings) => crate::backends::plugin::PluginBackend::GRAMMAR
+                .with_prefix_len(settings.prefix.len()),
         }
     }
 
@@ -165,6 +177,8 @@ impl BackendSettings {
             Self::Kubernetes(settings) => {
                 settings.namespace == crate::backends::kubernetes::NamespaceScope::OfCaller
             }
+            #[cfg(feature = "plugin")]
+            Self::Plugin(_) => false,
         }
     }
 
@@ -182,6 +196,8 @@ impl BackendSettings {
             Self::Gcp(_) => "gcp_secret_manager",
             #[cfg(feature = "kubernetes")]
             Self::Kubernetes(_) => "kubernetes_secrets",
+            #[cfg(feature = "plugin")]
+            Self::Plugin(_) => "plugin",
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_saphyr::Spanned;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, Environment, LogConfig, LogFormat, Mode,
+    Config, DiscoveredPlugins, Environment, LogConfig, LogFormat, Mode,
     backend::BackendFile,
     error::{ConfigError, line},
     ext_proc::ExtProcFile,
@@ -37,6 +37,8 @@ struct File {
     listeners: ListenersFile,
     identity: IdentityFile,
     backends: BTreeMap<String, Spanned<BackendFile>>,
+    #[cfg(feature = "plugin")]
+    plugins: Option<Spanned<super::backend::PluginsFile>>,
     default_backend: Option<Spanned<String>>,
     routes: Option<Spanned<Vec<RouteFile>>>,
     cache: CacheFile,
@@ -121,7 +123,21 @@ impl File {
             })?;
             backends.push((name, entry.value.check(mode, context).map_err(refuse)?));
         }
-        if backends.is_empty() {
+        // Plugins that are found do not count here: they come and go, and which backend
+        // is the default must not.
+        let only = (backends.len() == 1).then(|| backends[0].0.to_string());
+        #[cfg(feature = "plugin")]
+        let plugins = match self.plugins {
+            Some(plugins) => {
+                let at = line(&plugins);
+                let found = plugins.value.discover(&mut backends, context);
+                found.map_err(|error| ConfigError::key(path, at, "plugins", error))?
+            }
+            None => DiscoveredPlugins::default(),
+        };
+        #[cfg(not(feature = "plugin"))]
+        let plugins = DiscoveredPlugins::default();
+        if backends.is_empty() && plugins.directory.is_none() {
             return Err(ConfigError::key(path, None, "backends", "at least one is needed"));
         }
 
@@ -135,8 +151,7 @@ impl File {
             // The only backend is the default one without saying so.
             let (default, at) = match &self.default_backend {
                 Some(name) => (Some(name.value.clone()), line(name)),
-                None if backends.len() == 1 => (Some(backends[0].0.to_string()), None),
-                None => (None, None),
+                None => (only, None),
             };
             let known = |name: &str, key: &str, at| {
                 BackendName::parse(name).ok_or_else(|| {
@@ -186,6 +201,7 @@ impl File {
             listeners,
             identity,
             backends,
+            plugins,
             catalog: Arc::new(catalog),
             resolver,
             limits,

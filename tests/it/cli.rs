@@ -211,9 +211,10 @@ fn can_i_answers_with_the_rule_that_says_so() {
 #[test]
 fn every_command_has_help_with_examples() {
     let directory = directory(&[]);
-    for command in ["serve", "check", "can-i"] {
-        let help = run(directory.path(), &[command, "--help"]);
+    let commands: [&[&str]; _] = [&["serve"], &["check"], &["can-i"], &["plugin", "test"]];
+    for command in commands {
+        let help = run(directory.path(), &[command, &["--help"]].concat());
         assert_eq!(help.status.code(), Some(0));
-        assert!(text(&help.stdout).contains("Examples:"), "{command}");
+        assert!(text(&help.stdout).contains("Examples:"), "{command:?}");
     }
 }

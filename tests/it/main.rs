@@ -17,6 +17,8 @@ mod gcp_identity;
 mod harness;
 mod listeners;
 mod outages;
+mod plugin;
+mod plugin_proto;
 mod readme;
 mod reload;
 mod stub;

@@ -140,6 +140,8 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("google_cloud_secretmanager_v1", &["backends"]),
         ("k8s_openapi", &["backends", "identity"]),
         ("kube", &["backends", "identity"]),
+        ("prost", &["backends"]),
+        ("tonic_prost", &["backends"]),
         ("reqwest", &["backends"]),
         ("governor", &["resolver"]),
         ("jsonwebtoken", &["identity"]),

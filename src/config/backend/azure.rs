@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{ConfiguredSecret, Environment, Mode};
+use super::{ConfiguredSecret, Mode};
 use crate::{
     backends::azure::{AzureBackend, AzureCredential, AzureSettings, ClientSecret},
-    config::value::Context,
+    config::{Environment, value::Context},
     secret::SecretValue,
 };
 
