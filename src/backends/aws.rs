@@ -2,6 +2,7 @@
 //! method, no retries, no call before the first one that is asked for.
 
 mod error;
+mod http;
 
 use std::{
     fmt,
@@ -19,10 +20,6 @@ use aws_sdk_secretsmanager::{
     config::SharedCredentialsProvider,
     primitives::Blob,
     types::{Filter, FilterNameStringType, SecretVersionsListEntry},
-};
-use aws_smithy_http_client::{
-    Builder as HttpClientBuilder,
-    tls::{Provider, rustls_provider::CryptoMode},
 };
 
 use self::error::from_sdk;
@@ -280,12 +277,10 @@ fn entry(listed: SecretVersionsListEntry) -> Option<VersionEntry> {
     })
 }
 
-/// The SDK's default chain, over the one TLS stack that this service has.
+/// The SDK's default chain.
 fn loader() -> ConfigLoader {
-    let http =
-        HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https();
     aws_config::defaults(BehaviorVersion::latest())
-        .http_client(http)
+        .http_client(http::client())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
 }
 
