@@ -1,6 +1,9 @@
 //! Logs: one JSON object a line on standard error, or text for people.
 
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing::Metadata;
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -17,6 +20,14 @@ pub struct InvalidLevel {
 
 fn parse_level(level: &str) -> Result<EnvFilter, InvalidLevel> {
     EnvFilter::try_new(level).map_err(|_| InvalidLevel { level: level.to_owned() })
+}
+
+/// Whether something may be logged, whatever the level. The AWS SDK logs answers of STS
+/// that it could not read as they are, keys included, at warn; their errors are logged
+/// anyway, with the call that needed the credentials.
+fn is_free_of_values(metadata: &Metadata<'_>) -> bool {
+    let quotes = ["aws_config"];
+    !quotes.iter().any(|target| metadata.target().starts_with(target))
 }
 
 /// Starts logging for the process.
@@ -36,7 +47,11 @@ pub fn start(config: &LogConfig) -> Result<LogLevel, InvalidLevel> {
         }
     };
     // A second start in one process keeps the first: only tests do that.
-    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(is_free_of_values))
+        .with(lines)
+        .try_init();
     Ok(LogLevel(handle))
 }
 
