@@ -132,6 +132,7 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("axum", &["rest", "admin", "app", "net"]),
         ("aws_config", &["backends"]),
         ("aws_sdk_secretsmanager", &["backends"]),
+        ("aws_sdk_sts", &["backends"]),
         ("aws_smithy_http_client", &["backends"]),
         ("aws_smithy_runtime_api", &["backends"]),
         ("azure_core", &["backends"]),
