@@ -17,5 +17,6 @@ mod harness;
 mod listeners;
 mod readme;
 mod reload;
+mod stores_docs;
 mod stub;
 mod tidy;

@@ -1,6 +1,7 @@
 //! Against an emulator for what AWS does, against a fake for what the emulator
 //! never does.
 
+mod iam;
 mod identity;
 mod moto;
 mod store;
