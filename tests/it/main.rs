@@ -1,5 +1,7 @@
 //! The program from outside: its commands, its listeners, a real Envoy in front.
 
+mod aws_identity;
+mod aws_proxy;
 mod cli;
 mod demo;
 mod descriptors;

@@ -32,16 +32,24 @@ impl Service {
     /// returns when all three listeners are bound. `{directory}` in it stands for the
     /// files' directory.
     pub(crate) async fn start(files: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir().expect("make a directory");
-        for (name, text) in files {
-            let path = directory.path().join(name);
-            fs::create_dir_all(path.parent().expect("below the directory")).expect("make it");
-            let here = directory.path().to_str().expect("a plain path");
-            fs::write(path, text.replace("{directory}", here)).expect("write a file");
-        }
+        let directory = write(files);
         let config = directory.path().join("config.yaml");
         let arguments: Vec<OsString> = vec!["serve".into(), "--config".into(), config.into()];
         Self::running(Process::start(binary().as_os_str(), &arguments).await, directory).await
+    }
+
+    /// The same with these variables and no others. `{directory}` may stand in them too.
+    pub(crate) async fn start_with(files: &[(&str, &str)], variables: &[(&str, &str)]) -> Self {
+        let directory = write(files);
+        let here = directory.path().to_str().expect("a plain path");
+        let mut arguments: Vec<OsString> = vec!["-i".into()];
+        let set =
+            |(key, value): &(&str, &str)| format!("{key}={value}").replace("{directory}", here);
+        arguments.extend(variables.iter().map(|variable| set(variable).into()));
+        let config = directory.path().join("config.yaml");
+        arguments.extend([binary().into_os_string(), "serve".into(), "--config".into()]);
+        arguments.push(config.into());
+        Self::running(Process::start("/usr/bin/env".as_ref(), &arguments).await, directory).await
     }
 
     async fn running(process: Process, directory: TempDir) -> Self {
@@ -114,6 +122,17 @@ impl Service {
     pub(crate) async fn kill(&mut self) {
         self.process.kill().await;
     }
+}
+
+fn write(files: &[(&str, &str)]) -> TempDir {
+    let directory = tempfile::tempdir().expect("make a directory");
+    for (name, text) in files {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().expect("below the directory")).expect("make it");
+        let here = directory.path().to_str().expect("a plain path");
+        fs::write(path, text.replace("{directory}", here)).expect("write a file");
+    }
+    directory
 }
 
 fn binary() -> PathBuf {
