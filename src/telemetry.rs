@@ -34,9 +34,11 @@ fn parse_level(level: &str) -> Result<EnvFilter, InvalidLevel> {
 
 /// Whether something may be logged, whatever the level. Google's SDK, where
 /// `GOOGLE_CLOUD_RUST_LOGGING` is set, logs requests and answers as they are, at debug,
-/// and refusals with the bodies they came in, at warn.
+/// and refusals with the bodies they came in, at warn. The AWS SDK logs answers of STS
+/// that it could not read as they are, keys included, at warn; their errors are logged
+/// anyway, with the call that needed the credentials.
 fn is_free_of_values(metadata: &Metadata<'_>) -> bool {
-    let quotes = ["google_cloud_", "experimental."];
+    let quotes = ["aws_config", "experimental.", "google_cloud_"];
     !quotes.iter().any(|target| metadata.target().starts_with(target))
 }
 

@@ -1,9 +1,12 @@
 //! AWS Secrets Manager through the official SDK: one call to the store for each
 //! method, no retries, no call before the first one that is asked for.
 
+mod credentials;
 mod error;
+mod http;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -11,21 +14,15 @@ use std::{
 
 use async_trait::async_trait;
 use aws_config::{
-    BehaviorVersion, ConfigLoader, Region, SdkConfig, retry::RetryConfig, sts::AssumeRoleProvider,
-    timeout::TimeoutConfig,
+    BehaviorVersion, ConfigLoader, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig,
 };
 use aws_sdk_secretsmanager::{
     Client,
-    config::SharedCredentialsProvider,
     primitives::Blob,
-    types::{Filter, FilterNameStringType, SecretVersionsListEntry},
-};
-use aws_smithy_http_client::{
-    Builder as HttpClientBuilder,
-    tls::{Provider, rustls_provider::CryptoMode},
+    types::{Filter, FilterNameStringType, SecretVersionsListEntry, Tag},
 };
 
-use self::error::from_sdk;
+use self::{credentials::Expiry, error::from_sdk};
 use super::{BackendError, SecretBackend, SecretPage, VersionEntry};
 use crate::secret::{
     NameEncoding, NameGrammar, SecretName, SecretRecord, SecretValue, SecretVersion,
@@ -37,8 +34,8 @@ const PAGE: i32 = 100;
 /// A live endpoint connects within a round trip or two.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What CloudTrail shows when a role is assumed.
-const SESSION_NAME: &str = "vaultmux-mesh";
+/// The instance's metadata answers at once, or is not there.
+const REGION_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where the secrets are and in whose name they are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,8 +47,26 @@ pub struct AwsSettings {
     /// Address of Secrets Manager alone, such as that of a VPC endpoint. Other
     /// services (STS, the instance's own) keep theirs.
     pub endpoint_url: Option<String>,
-    /// ARN of a role to assume with the credentials of the default chain.
-    pub assume_role: Option<String>,
+    /// A role to assume with the credentials of the default chain.
+    pub assume_role: Option<AssumeRole>,
+    /// Tags of secrets that are created here.
+    pub tags: BTreeMap<String, String>,
+    /// Key (id, ARN or alias) that encrypts secrets created here; by default the
+    /// account's `aws/secretsmanager`.
+    pub kms_key_id: Option<String>,
+    /// Days in which a deleted secret can be restored, 7 to 30; by default 30.
+    pub recovery_window_days: Option<u8>,
+}
+
+/// A role in this account or another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AssumeRole {
+    /// Its ARN.
+    pub role_arn: String,
+    /// What its trust policy may ask for, if another company owns it.
+    pub external_id: Option<String>,
+    /// What CloudTrail shows as the session; by default `vaultmux-mesh`.
+    pub session_name: Option<String>,
 }
 
 /// Why the client could not be set up.
@@ -75,14 +90,19 @@ pub enum AwsSetupError {
 ///   64 letters, digits and hyphens are a version id; all else is a stage label.
 /// - Values that are UTF-8 are stored as strings, others as binary. AWS refuses
 ///   empty ones and those above 64 KiB.
-/// - Deleting leaves 30 days to restore; until then reading, updating, creating
-///   and deleting again are [`BackendError::PendingDeletion`]. With `force` AWS
+/// - Deleting leaves days to restore; until then reading, updating, creating and
+///   deleting again are [`BackendError::PendingDeletion`]. With `force` AWS
 ///   deletes for good and reports success for a secret that never was.
 /// - Every call has its own idempotency token: a create that is repeated after
 ///   a timeout may find its own first try and report [`BackendError::Conflict`].
 pub struct AwsBackend {
     client: Client,
     prefix: String,
+    tags: Vec<Tag>,
+    kms_key_id: Option<String>,
+    recovery_window_days: Option<u8>,
+    timeout: Duration,
+    expiry: Expiry,
 }
 
 /// The two kinds of value that AWS knows.
@@ -115,11 +135,13 @@ impl AwsBackend {
     /// # Errors
     /// [`AwsSetupError`], for settings that no call could succeed with.
     pub async fn connect(settings: AwsSettings, timeout: Duration) -> Result<Self, AwsSetupError> {
-        let mut loader = loader();
-        if let Some(region) = &settings.region {
-            loader = loader.region(Region::new(region.clone()));
-        }
-        Self::new(loader.load().await, settings, timeout).await
+        let base = match &settings.region {
+            Some(region) => loader().region(Region::new(region.clone())).load().await,
+            None => tokio::time::timeout(REGION_TIMEOUT, loader().load())
+                .await
+                .map_err(|_| AwsSetupError::NoRegion)?,
+        };
+        Self::new(base, settings, timeout).await
     }
 
     /// As [`Self::connect`], with what the environment says already read.
@@ -131,14 +153,16 @@ impl AwsBackend {
         if base.region().is_none() {
             return Err(AwsSetupError::NoRegion);
         }
-        let prefix = settings.prefix;
+        let AwsSettings { prefix, endpoint_url, assume_role, tags, .. } = settings;
         if prefix.len() >= Self::GRAMMAR.max_len || !prefix.chars().all(|c| Self::GRAMMAR.allows(c))
         {
             return Err(AwsSetupError::Prefix(prefix));
         }
+        let expiry = Expiry::default();
+        let provider = credentials::provider(&base, assume_role, expiry.clone()).await;
         let mut config = aws_sdk_secretsmanager::config::Builder::from(&base)
             // The resolver retries, with a budget over all callers. Fetching
-            // credentials keeps the SDK's retries.
+            // credentials keeps the SDK's retries, within the same timeout.
             .retry_config(RetryConfig::disabled())
             .timeout_config(
                 TimeoutConfig::builder()
@@ -147,22 +171,39 @@ impl AwsBackend {
                     .operation_timeout(timeout)
                     .build(),
             );
-        if let Some(url) = settings.endpoint_url {
+        config.set_credentials_provider(provider);
+        if let Some(url) = endpoint_url {
             config = config.endpoint_url(url);
         }
-        if let Some(role) = settings.assume_role {
-            let provider = AssumeRoleProvider::builder(role)
-                .session_name(SESSION_NAME)
-                .configure(&base)
-                .build()
-                .await;
-            config = config.credentials_provider(SharedCredentialsProvider::new(provider));
-        }
-        Ok(Self { client: Client::from_conf(config.build()), prefix })
+        let tag = |(key, value)| Tag::builder().key(key).value(value).build();
+        Ok(Self {
+            client: Client::from_conf(config.build()),
+            prefix,
+            tags: tags.into_iter().map(tag).collect(),
+            kms_key_id: settings.kms_key_id,
+            recovery_window_days: settings.recovery_window_days,
+            timeout,
+            expiry,
+        })
     }
 
     fn full_name(&self, name: &SecretName) -> String {
         format!("{}{name}", self.prefix)
+    }
+
+    async fn all_versions(&self, name: &SecretName) -> Result<Vec<VersionEntry>, BackendError> {
+        let mut versions = Vec::new();
+        let mut token = None;
+        loop {
+            let call = self.client.list_secret_version_ids().secret_id(self.full_name(name));
+            let call = call.max_results(PAGE).set_next_token(token);
+            let page = call.send().await.map_err(from_sdk)?;
+            versions.extend(page.versions.unwrap_or_default().into_iter().filter_map(entry));
+            token = page.next_token.filter(|token| !token.is_empty());
+            if token.is_none() {
+                return Ok(versions);
+            }
+        }
     }
 }
 
@@ -218,7 +259,12 @@ impl SecretBackend for AwsBackend {
         name: &SecretName,
         value: &SecretValue,
     ) -> Result<Arc<str>, BackendError> {
-        let call = self.client.create_secret().name(self.full_name(name));
+        let call = self
+            .client
+            .create_secret()
+            .name(self.full_name(name))
+            .set_kms_key_id(self.kms_key_id.clone())
+            .set_tags(Some(self.tags.clone()).filter(|tags| !tags.is_empty()));
         let call = match Payload::of(value)? {
             Payload::Text(text) => call.secret_string(text),
             Payload::Binary(blob) => call.secret_binary(blob),
@@ -240,28 +286,24 @@ impl SecretBackend for AwsBackend {
     }
 
     async fn delete(&self, name: &SecretName, force: bool) -> Result<(), BackendError> {
-        let mut call = self.client.delete_secret().secret_id(self.full_name(name));
-        if force {
-            call = call.force_delete_without_recovery(true);
-        }
+        let call = self.client.delete_secret().secret_id(self.full_name(name));
+        let call = match force {
+            true => call.force_delete_without_recovery(true),
+            false => call.set_recovery_window_in_days(self.recovery_window_days.map(Into::into)),
+        };
         call.send().await.map(|_| ()).map_err(from_sdk)
     }
 
     async fn versions(&self, name: &SecretName) -> Result<Vec<VersionEntry>, BackendError> {
-        let mut versions = Vec::new();
-        let mut token = None;
-        loop {
-            let call = self.client.list_secret_version_ids().secret_id(self.full_name(name));
-            let call = call.max_results(PAGE).set_next_token(token);
-            let page = call.send().await.map_err(from_sdk)?;
-            versions.extend(page.versions.unwrap_or_default().into_iter().filter_map(entry));
-            token = page.next_token.filter(|token| !token.is_empty());
-            if token.is_none() {
-                break;
-            }
-        }
+        // One timeout for all pages: there may be no end to them.
+        let pages = tokio::time::timeout(self.timeout, self.all_versions(name)).await;
+        let mut versions = pages.unwrap_or(Err(BackendError::TimedOut))?;
         versions.sort_by_key(|entry| std::cmp::Reverse(entry.created_at));
         Ok(versions)
+    }
+
+    fn credentials_expire(&self) -> Option<SystemTime> {
+        self.expiry.get()
     }
 }
 
@@ -280,12 +322,10 @@ fn entry(listed: SecretVersionsListEntry) -> Option<VersionEntry> {
     })
 }
 
-/// The SDK's default chain, over the one TLS stack that this service has.
+/// The SDK's default chain.
 fn loader() -> ConfigLoader {
-    let http =
-        HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https();
     aws_config::defaults(BehaviorVersion::latest())
-        .http_client(http)
+        .http_client(http::client())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
 }
 
@@ -325,7 +365,5 @@ impl<'a> Selector<'a> {
     }
 }
 
-#[cfg(test)]
-mod fake;
 #[cfg(test)]
 mod tests;

@@ -299,6 +299,50 @@ fn the_embedded_development_setup_is_valid() {
 
 #[cfg(feature = "aws")]
 #[test]
+fn aws_settings_that_aws_would_refuse_are_named() {
+    use crate::backends::aws::AssumeRole;
+    let role = "assume_role: 'arn:aws:iam::1:role/mesh'";
+    let aws =
+        |rest: &str| parse(&format!("backends:\n  a: {{type: aws_secrets_manager, {rest}}}\n"));
+    let long = format!("tags: {{k: {}}}", "v".repeat(257));
+    for (rest, expected) in [
+        ("prefix: 'arn:aws:'", "prefix \"arn:aws:\" is no part"),
+        ("region: 'eu.evil.test/x'", "region \"eu.evil.test/x\" is not a region"),
+        ("endpoint_url: 'ftp://x'", "endpoint_url \"ftp://x\" is not an http(s) URL"),
+        ("assume_role: mesh", "assume_role \"mesh\" is not the ARN of a role"),
+        ("external_id: '4711'", "external_id needs assume_role"),
+        ("session_name: mesh", "session_name needs assume_role"),
+        (&format!("{role}, external_id: 'a b'"), "external_id must be 2 to 1224"),
+        (&format!("{role}, session_name: 'a b'"), "session_name \"a b\" is not 2 to 64"),
+        ("recovery_window_days: 6", "recovery_window_days 6 is not within 7 to 30"),
+        ("recovery_window_days: 31", "recovery_window_days 31 is not within 7 to 30"),
+        ("tags: {'AWS:x': v}", "tags: \"AWS:x\" is not 1 to 128 characters"),
+        (&long, "tags.k: is longer than 256"),
+        ("kms_key_id: 'a b'", "kms_key_id \"a b\" is not the id"),
+        ("profile: x", "unknown field `profile`"),
+    ] {
+        let error = aws(rest).expect_err(rest).to_string();
+        assert!(error.starts_with("dir/vaultmux.yaml:2: backends.a"), "{error}");
+        assert!(error.contains(expected), "{error}");
+    }
+    let all = format!(
+        "{role}, external_id: '4711', session_name: eu, kms_key_id: alias/mesh, \
+         tags: {{team: payments}}, recovery_window_days: 7"
+    );
+    let config = aws(&all).expect("valid");
+    let BackendSettings::Aws(settings) = &config.backends[0].1 else { panic!("not AWS") };
+    let expected = AssumeRole {
+        role_arn: "arn:aws:iam::1:role/mesh".into(),
+        external_id: Some("4711".into()),
+        session_name: Some("eu".into()),
+    };
+    assert_eq!(settings.assume_role, Some(expected));
+    assert_eq!(settings.tags, [("team".to_owned(), "payments".to_owned())].into());
+    assert_eq!(settings.recovery_window_days, Some(7));
+}
+
+#[cfg(feature = "aws")]
+#[test]
 fn vaultmux_servers_environment_starts_a_sidecar() {
     use crate::backends::aws::AwsSettings;
     assert!(Environment::default().config().expect("nothing said").is_none());
@@ -319,7 +363,7 @@ fn vaultmux_servers_environment_starts_a_sidecar() {
         region: Some("eu-central-1".into()),
         prefix: "team/".into(),
         endpoint_url: Some("http://127.0.0.1:5566".into()),
-        assume_role: None,
+        ..AwsSettings::default()
     };
     assert_eq!(config.backends[0].1, BackendSettings::Aws(expected));
     for (variable, value) in [("VAULTMUX_BACKEND", "redis"), ("PORT", "http")] {

@@ -3,17 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Process, Service, default_ports, repository, sized};
-
-/// An emulated AWS, with an empty store.
-async fn moto() -> (Process, String) {
-    let program = repository("target/tools/bin/moto_server");
-    assert!(program.exists(), "target/tools/bin/moto_server is missing: run `make tools`");
-    let process = Process::start(program.as_os_str(), &["-H", "127.0.0.1", "-p", "0"]).await;
-    let url = |line: &str| Some(line.split_once("Running on ")?.1.trim().to_owned());
-    let url = process.wait_stderr("address", url).await;
-    (process, url)
-}
+use crate::harness::{Answer, Service, default_ports, moto, sized};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vaultmux_servers_variables_are_enough() {

@@ -37,6 +37,16 @@ pub(crate) async fn default_ports() -> tokio::sync::MutexGuard<'static, ()> {
     PORTS.lock().await
 }
 
+/// An emulated AWS, with an empty store.
+pub(crate) async fn moto() -> (Process, String) {
+    let program = repository("target/tools/bin/moto_server");
+    assert!(program.exists(), "target/tools/bin/moto_server is missing: run `make tools`");
+    let process = Process::start(program.as_os_str(), &["-H", "127.0.0.1", "-p", "0"]).await;
+    let url = |line: &str| Some(line.split_once("Running on ")?.1.trim().to_owned());
+    let url = process.wait_stderr("address", url).await;
+    (process, url)
+}
+
 /// A file of this repository.
 pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

@@ -1,5 +1,7 @@
 //! The program from outside: its commands, its listeners, a real Envoy in front.
 
+mod aws_identity;
+mod aws_proxy;
 mod cli;
 mod demo;
 mod descriptors;
@@ -21,5 +23,6 @@ mod plugin;
 mod plugin_proto;
 mod readme;
 mod reload;
+mod stores_docs;
 mod stub;
 mod tidy;

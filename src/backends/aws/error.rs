@@ -4,14 +4,18 @@
 //! so the error's code decides. Causes are texts made here: the SDK's own errors
 //! hold the raw answer, and with it maybe a value, and show it in `Debug`.
 
+mod credentials;
+
 use std::{error::Error as StdError, time::Duration};
 
-use aws_credential_types::provider::error::CredentialsError;
-use aws_sdk_secretsmanager::error::{ConnectorError, ProvideErrorMetadata, SdkError};
+use aws_sdk_secretsmanager::{
+    config::http::HttpResponse,
+    error::{ErrorMetadata, ProvideErrorMetadata, SdkError},
+};
 
 use crate::backends::{
     BackendError, Cause,
-    failure::{cause, causes, chain, from_status, retry_after},
+    failure::{cause, chain, from_status, retry_after},
 };
 
 /// The parts of an error answer that matter.
@@ -32,25 +36,20 @@ where
     match &error {
         SdkError::TimeoutError(_) => BackendError::TimedOut,
         SdkError::DispatchFailure(failure) => {
-            credentials(&error).unwrap_or_else(|| match failure.is_timeout() {
+            credentials::sorted(&error).unwrap_or_else(|| match failure.is_timeout() {
                 true => BackendError::TimedOut,
                 false => BackendError::Unavailable(Some(chain(&error))),
             })
         }
-        SdkError::ConstructionFailure(_) => credentials(&error)
+        SdkError::ConstructionFailure(_) => credentials::sorted(&error)
             .unwrap_or_else(|| BackendError::Invalid("the request could not be built".to_owned())),
         SdkError::ServiceError(context) => {
-            let (meta, headers) = (context.err().meta(), context.raw().headers());
-            from_answer(&Answer {
-                status: context.raw().status().as_u16(),
-                code: meta.code().unwrap_or_default(),
-                message: meta.message().unwrap_or_default(),
-                request_id: headers.get("x-amzn-requestid").unwrap_or_default(),
-                retry_after: headers.get("retry-after").and_then(retry_after),
-            })
+            from_answer(&Answer::new(context.err().meta(), context.raw()))
         }
-        // Cut short or unreadable. No cause: the parser's text may quote it.
-        SdkError::ResponseError(_) => BackendError::Unavailable(None),
+        // Not the parser's text, which may quote the answer.
+        SdkError::ResponseError(_) => {
+            BackendError::Unavailable(Some(cause("the answer could not be read".to_owned())))
+        }
         other => BackendError::Unavailable(Some(chain(other))),
     }
 }
@@ -92,7 +91,10 @@ fn from_answer(answer: &Answer<'_>) -> BackendError {
         | "InternalServiceErrorException"
         | "InternalFailure"
         | "ServiceUnavailable"
-        | "ServiceUnavailableException" => BackendError::Unavailable(cause()),
+        | "ServiceUnavailableException"
+        // STS could not ask the issuer of a web identity token.
+        | "IDPCommunicationError"
+        | "IDPCommunicationErrorException" => BackendError::Unavailable(cause()),
         "RequestTimeout" | "RequestTimeoutException" => BackendError::TimedOut,
         // Without a known code: gateways and proxies on the way.
         code => match answer.status {
@@ -104,23 +106,6 @@ fn from_answer(answer: &Answer<'_>) -> BackendError {
     }
 }
 
-/// Sorts a failure to get credentials; `None` if that was not the failure.
-fn credentials(error: &(dyn StdError + 'static)) -> Option<BackendError> {
-    let mut chain_below =
-        causes(error).skip_while(|cause| !cause.is::<CredentialsError>()).peekable();
-    let failure = chain_below.peek()?.downcast_ref::<CredentialsError>()?;
-    Some(match failure {
-        CredentialsError::ProviderTimedOut(_) => BackendError::TimedOut,
-        // STS or the metadata service was not reached; it has refused nothing.
-        CredentialsError::ProviderError(_)
-            if chain_below.any(|cause| cause.is::<ConnectorError>()) =>
-        {
-            BackendError::Unavailable(Some(chain(error)))
-        }
-        _ => BackendError::PermissionDenied(Some(chain(error))),
-    })
-}
-
 /// An error code that may be shown: whatever else answers at the store's
 /// address could put any text there.
 fn plain_code(code: &str) -> &str {
@@ -130,7 +115,18 @@ fn plain_code(code: &str) -> &str {
 
 // === impl Answer ===
 
-impl Answer<'_> {
+impl<'a> Answer<'a> {
+    fn new(meta: &'a ErrorMetadata, response: &'a HttpResponse) -> Self {
+        let headers = response.headers();
+        Self {
+            status: response.status().as_u16(),
+            code: meta.code().unwrap_or_default(),
+            message: meta.message().unwrap_or_default(),
+            request_id: headers.get("x-amzn-requestid").unwrap_or_default(),
+            retry_after: headers.get("retry-after").and_then(retry_after),
+        }
+    }
+
     /// AWS has one code for this and for other states of a secret. Its texts:
     /// "… because it was marked for deletion", "… is already scheduled for
     /// deletion", "… that's currently marked deleted".

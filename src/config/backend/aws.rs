@@ -1,9 +1,11 @@
 //! AWS Secrets Manager in the configuration.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::http_url;
-use crate::backends::aws::{AwsBackend, AwsSettings};
+use crate::backends::aws::{AssumeRole, AwsBackend, AwsSettings};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -13,19 +15,105 @@ pub(in crate::config) struct AwsFile {
     prefix: String,
     endpoint_url: Option<String>,
     assume_role: Option<String>,
+    external_id: Option<String>,
+    session_name: Option<String>,
+    #[serde(default)]
+    tags: BTreeMap<String, String>,
+    kms_key_id: Option<String>,
+    recovery_window_days: Option<u8>,
 }
 
 // === impl AwsFile ===
 
 impl AwsFile {
     pub(super) fn check(self) -> Result<AwsSettings, String> {
-        let Self { region, prefix, endpoint_url, assume_role } = self;
+        let Self { region, prefix, endpoint_url, tags, kms_key_id, recovery_window_days, .. } =
+            self;
         if !prefix.chars().all(|c| AwsBackend::GRAMMAR.allows(c)) || prefix.len() > 255 {
             return Err(format!("prefix {prefix:?} is no part of an AWS secret name"));
+        }
+        // It becomes a part of the host's name.
+        if let Some(region) = &region
+            && !matches(region, 1..=63, "-")
+        {
+            return Err(format!("region {region:?} is not a region such as eu-central-1"));
         }
         if let Some(url) = &endpoint_url {
             http_url("endpoint_url", url)?;
         }
-        Ok(AwsSettings { region, prefix, endpoint_url, assume_role })
+        let assume_role = match (self.assume_role, self.external_id, self.session_name) {
+            (Some(role), external_id, session_name) => {
+                Some(assume_role(role, external_id, session_name)?)
+            }
+            (None, None, None) => None,
+            (None, Some(_), _) => return Err("external_id needs assume_role".to_owned()),
+            (None, _, Some(_)) => return Err("session_name needs assume_role".to_owned()),
+        };
+        check_tags(&tags)?;
+        if let Some(key) = &kms_key_id
+            && !matches(key, 1..=2048, ":/_-")
+        {
+            return Err(format!("kms_key_id {key:?} is not the id, ARN or alias of a key"));
+        }
+        if let Some(days) = recovery_window_days
+            && !(7..=30).contains(&days)
+        {
+            return Err(format!("recovery_window_days {days} is not within 7 to 30"));
+        }
+        Ok(AwsSettings {
+            region,
+            prefix,
+            endpoint_url,
+            assume_role,
+            tags,
+            kms_key_id,
+            recovery_window_days,
+        })
     }
+}
+
+/// Checks as IAM and STS would, who would say so on the first call.
+fn assume_role(
+    role_arn: String,
+    external_id: Option<String>,
+    session_name: Option<String>,
+) -> Result<AssumeRole, String> {
+    if !role_arn.starts_with("arn:") || !role_arn.contains(":role/") {
+        return Err(format!("assume_role {role_arn:?} is not the ARN of a role"));
+    }
+    if let Some(id) = &external_id
+        && !matches(id, 2..=1224, "_+=,.@:/-")
+    {
+        // It is no secret, but some treat it as one.
+        return Err("external_id must be 2 to 1224 letters, digits or _+=,.@:/-".to_owned());
+    }
+    if let Some(name) = &session_name
+        && !matches(name, 2..=64, "_+=,.@-")
+    {
+        let allowed = "is not 2 to 64 letters, digits or _+=,.@-";
+        return Err(format!("session_name {name:?} {allowed}"));
+    }
+    Ok(AssumeRole { role_arn, external_id, session_name })
+}
+
+fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), String> {
+    if tags.len() > 50 {
+        return Err("tags: a secret has at most 50".to_owned());
+    }
+    for (key, value) in tags {
+        let (long_key, long_value) = (key.chars().count() > 128, value.chars().count() > 256);
+        if key.is_empty() || long_key || key.to_ascii_lowercase().starts_with("aws:") {
+            return Err(format!("tags: {key:?} is not 1 to 128 characters, or begins with aws:"));
+        }
+        if long_value {
+            return Err(format!("tags.{key}: is longer than 256 characters"));
+        }
+    }
+    Ok(())
+}
+
+/// ASCII letters, digits and `punctuation`, of a length in this range.
+fn matches(text: &str, len: std::ops::RangeInclusive<usize>, punctuation: &str) -> bool {
+    len.contains(&text.len())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || punctuation.contains(c))
 }

@@ -32,19 +32,23 @@ impl Service {
     /// returns when all three listeners are bound. `{directory}` in it stands for the
     /// files' directory.
     pub(crate) async fn start(files: &[(&str, &str)]) -> Self {
-        let directory = written(files);
+        let directory = write(files);
         let config = directory.path().join("config.yaml");
         let arguments: Vec<OsString> = vec!["serve".into(), "--config".into(), config.into()];
         Self::running(Process::start(binary().as_os_str(), &arguments).await, directory).await
     }
 
-    /// As [`Service::start`], with these variables and no others.
+    /// The same with these variables and no others. `{directory}` may stand in them too.
     pub(crate) async fn start_with(files: &[(&str, &str)], variables: &[(&str, &str)]) -> Self {
-        let directory = written(files);
+        let directory = write(files);
+        let here = directory.path().to_str().expect("a plain path");
         let mut arguments: Vec<OsString> = vec!["-i".into()];
-        arguments.extend(variables.iter().map(|(key, value)| format!("{key}={value}").into()));
+        let set =
+            |(key, value): &(&str, &str)| format!("{key}={value}").replace("{directory}", here);
+        arguments.extend(variables.iter().map(|variable| set(variable).into()));
+        let config = directory.path().join("config.yaml");
         arguments.extend([binary().into_os_string(), "serve".into(), "--config".into()]);
-        arguments.push(directory.path().join("config.yaml").into());
+        arguments.push(config.into());
         Self::running(Process::start("/usr/bin/env".as_ref(), &arguments).await, directory).await
     }
 
@@ -120,8 +124,7 @@ impl Service {
     }
 }
 
-/// These files in a directory of their own.
-fn written(files: &[(&str, &str)]) -> TempDir {
+fn write(files: &[(&str, &str)]) -> TempDir {
     let directory = tempfile::tempdir().expect("make a directory");
     for (name, text) in files {
         let path = directory.path().join(name);

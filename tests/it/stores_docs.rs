@@ -1,0 +1,109 @@
+//! What `docs/stores/*.md` and `docs/plugins.md` show is what the program accepts.
+//!
+//! A fenced YAML block whose first line is `# vaultmux.yaml` is a whole configuration, and
+//! must pass `check`. Blocks that begin with another file's name, as in `# policies.yaml`, lie
+//! beside it, and a line `# needs: a.pem b.pem` makes empty files of these names. Variables
+//! are set to something. JSON blocks must be JSON.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use crate::harness::repository;
+
+/// The pages, in order.
+fn pages() -> Vec<PathBuf> {
+    let stores = fs::read_dir(repository("docs/stores")).expect("docs/stores is there");
+    let mut pages: Vec<_> = stores.map(|entry| entry.expect("an entry").path()).collect();
+    pages.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages.push(repository("docs/plugins.md"));
+    pages.retain(|path| path.exists());
+    pages.sort();
+    pages
+}
+
+/// The fenced blocks of a language, in order.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if let Some(info) = line.trim_start().strip_prefix("```") {
+            let block: Vec<_> =
+                lines.by_ref().take_while(|line| !line.trim_start().starts_with("```")).collect();
+            if info.trim() == language {
+                found.push(block.join("\n") + "\n");
+            }
+        }
+    }
+    found
+}
+
+/// The file that a block is, by its first line.
+fn file_name(block: &str) -> Option<&str> {
+    let name = block.lines().next()?.strip_prefix("# ")?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    let relative = !name.starts_with('/') && !name.contains("..");
+    (name.ends_with(".yaml") && name.chars().all(plain) && relative).then_some(name)
+}
+
+/// The names of the variables that a configuration refers to.
+fn variables(block: &str) -> Vec<&str> {
+    let references = block.split("${").skip(1);
+    let name = |rest: &'_ str| rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+    references.filter_map(|rest| Some(&rest[..name(rest)?])).collect()
+}
+
+#[test]
+fn configurations_pass_the_check() {
+    let mut checked = 0;
+    for path in pages() {
+        let page = fs::read_to_string(&path).expect("text");
+        let yaml = blocks(&page, "yaml");
+        for config in yaml.iter().filter(|block| file_name(block) == Some("vaultmux.yaml")) {
+            let directory = tempfile::tempdir().expect("make a directory");
+            let write = |name: &str, text: &str| {
+                let file = directory.path().join(name);
+                fs::create_dir_all(file.parent().expect("below it")).expect("make a directory");
+                fs::write(file, text).expect("write a file");
+            };
+            for block in &yaml {
+                match file_name(block) {
+                    Some("vaultmux.yaml") | None => {}
+                    Some(name) => write(name, block),
+                }
+            }
+            for needed in config.lines().filter_map(|line| line.trim().strip_prefix("# needs: ")) {
+                needed.split_whitespace().for_each(|name| write(name, ""));
+            }
+            write("vaultmux.yaml", config);
+            let output = Command::new(env!("CARGO_BIN_EXE_vaultmux-mesh"))
+                .args(["check", "--config", "vaultmux.yaml"])
+                .current_dir(directory.path())
+                .envs(variables(config).into_iter().map(|name| (name, "dummy")))
+                .output()
+                .expect("the program runs");
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{}: {said}\n{config}", path.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 0, "no configuration was found");
+}
+
+#[test]
+fn every_page_shows_a_whole_configuration() {
+    for path in pages() {
+        let page = fs::read_to_string(&path).expect("text");
+        let found = blocks(&page, "yaml").iter().any(|b| file_name(b) == Some("vaultmux.yaml"));
+        assert!(found, "{} has no block that begins with `# vaultmux.yaml`", path.display());
+    }
+}
+
+#[test]
+fn documents_are_json() {
+    for path in pages() {
+        for block in blocks(&fs::read_to_string(&path).expect("text"), "json") {
+            if let Err(error) = serde_json::from_str::<serde_json::Value>(&block) {
+                panic!("{}: {error}\n{block}", path.display());
+            }
+        }
+    }
+}
