@@ -14,6 +14,8 @@ pub(crate) mod fake;
 pub(crate) mod faults;
 pub mod file;
 pub mod memory;
+#[cfg(feature = "vault")]
+pub mod vault;
 
 use std::{
     error::Error as StdError,
