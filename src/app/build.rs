@@ -146,5 +146,11 @@ async fn open(settings: &BackendSettings, config: &Config) -> Result<Store, Stri
             let connected = backends::aws::AwsBackend::connect(settings.clone(), timeout).await;
             Ok(connected.map_err(|error| error.to_string())?.into())
         }
+        #[cfg(feature = "vault")]
+        BackendSettings::Vault(settings) => {
+            let timeout = config.limits.backend_timeout;
+            let connected = backends::vault::VaultBackend::connect(settings.clone(), timeout);
+            Ok(connected.map_err(|error| error.to_string())?.into())
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "aws")]
 mod aws;
+#[cfg(feature = "vault")]
+mod vault;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -29,6 +31,9 @@ pub enum BackendSettings {
     /// AWS Secrets Manager.
     #[cfg(feature = "aws")]
     Aws(crate::backends::aws::AwsSettings),
+    /// HashiCorp Vault or OpenBao.
+    #[cfg(feature = "vault")]
+    Vault(crate::backends::vault::VaultSettings),
 }
 
 /// A secret that stands in the configuration, for development.
@@ -47,6 +52,8 @@ pub(super) enum BackendFile {
     },
     #[cfg(feature = "aws")]
     AwsSecretsManager(aws::AwsFile),
+    #[cfg(feature = "vault")]
+    VaultKv(vault::VaultFile),
 }
 
 // === impl BackendFile ===
@@ -82,6 +89,8 @@ impl BackendFile {
             }
             #[cfg(feature = "aws")]
             Self::AwsSecretsManager(file) => Ok(BackendSettings::Aws(file.check()?)),
+            #[cfg(feature = "vault")]
+            Self::VaultKv(file) => Ok(BackendSettings::Vault(file.check(context)?)),
         }
     }
 }
@@ -108,6 +117,10 @@ impl BackendSettings {
             Self::Aws(settings) => {
                 crate::backends::aws::AwsBackend::GRAMMAR.with_prefix_len(settings.prefix.len())
             }
+            #[cfg(feature = "vault")]
+            Self::Vault(settings) => {
+                crate::backends::vault::VaultBackend::GRAMMAR.with_prefix_len(settings.prefix.len())
+            }
         }
     }
 
@@ -119,6 +132,8 @@ impl BackendSettings {
             Self::File { .. } => "file",
             #[cfg(feature = "aws")]
             Self::Aws(_) => "aws_secrets_manager",
+            #[cfg(feature = "vault")]
+            Self::Vault(_) => "vault_kv",
         }
     }
 }
