@@ -3,3 +3,4 @@
 //! Slower than the rest, so `cargo test` leaves it out; `make conformance` runs it.
 
 mod servers;
+mod vault;
