@@ -22,6 +22,8 @@ pub mod kubernetes;
 pub mod memory;
 #[cfg(feature = "plugin")]
 pub mod plugin;
+#[cfg(feature = "vault")]
+pub mod vault;
 
 use std::{
     error::Error as StdError,

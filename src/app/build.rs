@@ -183,5 +183,11 @@ async fn open(settings: &BackendSettings, config: &Config) -> Result<Store, Stri
             let timeout = config.limits.backend_timeout;
             Ok(backends::plugin::PluginBackend::new(settings.clone(), timeout).into())
         }
+        #[cfg(feature = "vault")]
+        BackendSettings::Vault(settings) => {
+            let timeout = config.limits.backend_timeout;
+            let connected = backends::vault::VaultBackend::connect(settings.clone(), timeout);
+            Ok(connected.map_err(|error| error.to_string())?.into())
+        }
     }
 }

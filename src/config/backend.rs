@@ -10,6 +10,8 @@ mod gcp;
 mod kubernetes;
 #[cfg(feature = "plugin")]
 mod plugin;
+#[cfg(feature = "vault")]
+mod vault;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -51,6 +53,9 @@ pub enum BackendSettings {
     /// A plugin behind a unix socket.
     #[cfg(feature = "plugin")]
     Plugin(crate::backends::plugin::PluginSettings),
+    /// HashiCorp Vault or OpenBao.
+    #[cfg(feature = "vault")]
+    Vault(crate::backends::vault::VaultSettings),
 }
 
 /// A secret that stands in the configuration, for development.
@@ -77,6 +82,8 @@ pub(super) enum BackendFile {
     KubernetesSecrets(kubernetes::KubernetesFile),
     #[cfg(feature = "plugin")]
     Plugin(plugin::PluginFile),
+    #[cfg(feature = "vault")]
+    VaultKv(vault::VaultFile),
 }
 
 // === impl BackendFile ===
@@ -120,6 +127,8 @@ impl BackendFile {
             Self::KubernetesSecrets(file) => Ok(BackendSettings::Kubernetes(file.check(context)?)),
             #[cfg(feature = "plugin")]
             Self::Plugin(file) => Ok(BackendSettings::Plugin(file.check(context)?)),
+            #[cfg(feature = "vault")]
+            Self::VaultKv(file) => Ok(BackendSettings::Vault(file.check(context)?)),
         }
     }
 }
@@ -159,6 +168,10 @@ impl BackendSettings {
             #[cfg(feature = "plugin")]
             Self::Plugin(settings) => crate::backends::plugin::PluginBackend::GRAMMAR
                 .with_prefix_len(settings.prefix.len()),
+            #[cfg(feature = "vault")]
+            Self::Vault(settings) => {
+                crate::backends::vault::VaultBackend::GRAMMAR.with_prefix_len(settings.prefix.len())
+            }
         }
     }
 
@@ -179,6 +192,8 @@ impl BackendSettings {
             }
             #[cfg(feature = "plugin")]
             Self::Plugin(_) => false,
+            #[cfg(feature = "vault")]
+            Self::Vault(_) => false,
         }
     }
 
@@ -198,6 +213,8 @@ impl BackendSettings {
             Self::Kubernetes(_) => "kubernetes_secrets",
             #[cfg(feature = "plugin")]
             Self::Plugin(_) => "plugin",
+            #[cfg(feature = "vault")]
+            Self::Vault(_) => "vault_kv",
         }
     }
 }

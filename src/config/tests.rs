@@ -473,3 +473,68 @@ fn gcp_settings_are_checked() {
         assert!(error.contains(expected), "{settings}: {error}");
     }
 }
+
+#[cfg(feature = "vault")]
+#[test]
+fn a_vault_backend_has_one_login_and_hides_it() {
+    use crate::backends::vault::{KvVersion, VaultAuth};
+    let vault = |rest: &str| {
+        let yaml = format!("backends:\n  vault:\n    type: vault_kv\n    {rest}\n");
+        parse(&yaml).map(|config| config.backends[0].1.clone())
+    };
+    let at = "address: https://vault:8200";
+    for (rest, expected) in [
+        ("auth: {token: x}", "missing field `address`"),
+        (at, "missing field `auth`"),
+        (&format!("{at}\n    cas: 1\n    auth: {{token: x}}"), "unknown field `cas`"),
+        (&format!("{at}\n    auth: {{}}"), "single key"),
+        (&format!("{at}\n    auth: {{token: x, token_file: y}}"), "single key"),
+        (&format!("{at}\n    auth: {{ldap: {{}}}}"), "unknown variant `ldap`"),
+        (&format!("{at}\n    auth: {{token: 4711}}"), "a secret must be text"),
+        (&format!("{at}\n    auth: {{token: ''}}"), "auth.token is empty"),
+        (&format!("{at}\n    auth: {{kubernetes: {{}}}}"), "missing field `role`"),
+        (&format!("{at}\n    auth: {{jwt: {{role: r}}}}"), "missing field `token_file`"),
+        (
+            &format!(
+                "{at}\n    auth: {{app_role: {{role_id: r, secret_id: canary, secret_id_file: f}}}}"
+            ),
+            "exclude each other",
+        ),
+        (&format!("{at}\n    version: 3\n    auth: {{token: x}}"), "version 3 is not 1 or 2"),
+        (&format!("{at}\n    mount: /a\n    auth: {{token: x}}"), "is no mount path"),
+        (&format!("{at}\n    prefix: ../\n    auth: {{token: x}}"), "is no beginning of a path"),
+        ("address: http://vault:8200\n    auth: {token: x}", "would send the token in clear text"),
+    ] {
+        let error = vault(rest).expect_err(rest).to_string();
+        assert!(error.starts_with("dir/vaultmux.yaml:"), "{error}");
+        assert!(error.contains(expected), "{rest}: {error}");
+        assert!(!error.contains("canary"), "{error}");
+    }
+
+    let settings = vault(&format!("{at}\n    auth: {{kubernetes: {{role: mesh}}}}"));
+    let BackendSettings::Vault(settings) = settings.expect("valid") else { panic!("another") };
+    assert_eq!((&*settings.mount, settings.version), ("secret", KvVersion::Two));
+    let expected = VaultAuth::Kubernetes {
+        mount: "kubernetes".to_owned(),
+        role: "mesh".to_owned(),
+        token_file: "/var/run/secrets/kubernetes.io/serviceaccount/token".into(),
+    };
+    assert_eq!(settings.auth, expected);
+    let settings = vault(&format!("{at}\n    ca_file: ca.pem\n    auth: {{token_file: t}}"));
+    let BackendSettings::Vault(settings) = settings.expect("valid") else { panic!("another") };
+    assert_eq!(settings.auth, VaultAuth::TokenFile("dir/t".into()));
+    assert_eq!(settings.ca_file, Some("dir/ca.pem".into()));
+
+    for auth in ["{token: canary}", "{app_role: {role_id: r, secret_id: canary}}"] {
+        let settings = vault(&format!("{at}\n    prefix: p/\n    auth: {auth}")).expect("valid");
+        assert_eq!(settings.kind(), "vault_kv");
+        assert_eq!(settings.grammar().max_len, 510);
+        let shown = format!("{settings:?} {settings}");
+        assert!(!shown.contains("canary"), "{shown}");
+        let same = vault(&format!("{at}\n    prefix: p/\n    auth: {auth}")).expect("valid");
+        assert_eq!(settings, same);
+        let other = auth.replace("canary", "other");
+        let other = vault(&format!("{at}\n    prefix: p/\n    auth: {other}")).expect("valid");
+        assert_ne!(settings, other, "a reload sees the change");
+    }
+}

@@ -7,3 +7,4 @@ mod azure;
 mod gcp;
 mod kubernetes;
 mod servers;
+mod vault;
