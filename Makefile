@@ -9,7 +9,7 @@ PYTHON ?= python3
 TOOLS  := target/tools
 STAMP  := $(TOOLS)/.stamp
 
-.PHONY: help tools build test demo lint fmt
+.PHONY: help tools build test conformance demo lint fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
@@ -29,6 +29,9 @@ $(STAMP): tests/tools/requirements.txt
 
 build: ## build the service (dev profile)
 	$(CARGO) build --bins
+
+conformance: tools servers ## run every backend against a server of its store (the first time builds for 15 minutes)
+	$(CARGO) test --all-features --test conformance
 
 test: tools ## run every test, through a real Envoy
 	$(CARGO) test --all-features

@@ -1,14 +1,16 @@
 //! The admin listener: probes, metrics and the state of the stores, on a port of
 //! their own.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use http::header;
 use serde::Serialize;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{metrics::Metrics, readiness::Readiness, resolver::BackendStatus, snapshot::Current};
+use crate::{
+    api::rfc3339, metrics::Metrics, readiness::Readiness, resolver::BackendStatus,
+    snapshot::Current,
+};
 
 /// OpenMetrics, the format that prometheus-client writes.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -90,8 +92,4 @@ impl From<BackendStatus> for Backend {
             credentials_expire: status.credentials_expire.and_then(rfc3339),
         }
     }
-}
-
-fn rfc3339(at: SystemTime) -> Option<String> {
-    OffsetDateTime::from(at).replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
 }

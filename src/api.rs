@@ -8,10 +8,14 @@ mod secrets;
 
 pub use problem::{Problem, ProblemCode};
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::Instant;
 
 use crate::{
@@ -200,6 +204,18 @@ pub fn deadline(limit: Duration) -> Instant {
     Instant::now() + limit
 }
 
+/// A time to the second as in RFC 3339; `None` outside the years that it can name. A
+/// store may claim any time.
+#[must_use]
+pub fn rfc3339(at: SystemTime) -> Option<String> {
+    let since = |later: SystemTime, earlier| {
+        time::Duration::try_from(later.duration_since(earlier).ok()?).ok()
+    };
+    let offset = since(at, UNIX_EPOCH).or_else(|| since(UNIX_EPOCH, at).map(|before| -before))?;
+    let at = OffsetDateTime::UNIX_EPOCH.checked_add(offset)?;
+    at.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
+}
+
 /// The headers of every answer: vaultmux-server's, `no-store` and the request id.
 pub fn finish(headers: &mut HeaderMap, request_id: &str) {
     let fixed = [
@@ -215,5 +231,25 @@ pub fn finish(headers: &mut HeaderMap, request_id: &str) {
     }
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_time_that_a_store_claims_is_shown_or_left_out() {
+        let years = |years: u64| Duration::from_secs(years * 31_556_952);
+        for (at, expected) in [
+            (UNIX_EPOCH, Some("1970-01-01T00:00:00Z")),
+            (UNIX_EPOCH + Duration::from_millis(1_500), Some("1970-01-01T00:00:01Z")),
+            (UNIX_EPOCH - Duration::from_secs(86_400), Some("1969-12-31T00:00:00Z")),
+            (UNIX_EPOCH + years(10_000), None),
+            (UNIX_EPOCH - years(100_000), None),
+            (UNIX_EPOCH + years(1_000_000_000), None),
+        ] {
+            assert_eq!(rfc3339(at).as_deref(), expected, "{at:?}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 mod caller;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -24,6 +24,10 @@ use crate::{
     secret::BackendName,
     snapshot::Current,
 };
+
+/// What a caller is given beyond a store's own time, so that it hears how the call
+/// ended rather than that it took long.
+const LAST_WORD: Duration = Duration::from_millis(500);
 
 /// Serves the API to callers outside the mesh's filters.
 #[derive(Clone)]
@@ -61,7 +65,7 @@ impl Rest {
 
     async fn answer(&self, request: Request, request_id: &str) -> http::Response<Bytes> {
         let snapshot = self.current.load_full();
-        let deadline = api::deadline(snapshot.limits.backend_timeout);
+        let deadline = api::deadline(snapshot.limits.backend_timeout + LAST_WORD);
         let (head, body) = request.into_parts();
         let path = head.uri.path();
         if path == "/health" {

@@ -4,7 +4,6 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -157,10 +156,7 @@ fn secret_response(secret: &SecretRef, record: &SecretRecord) -> Response<Bytes>
     let bytes = record.value.expose_secret();
     let text = std::str::from_utf8(bytes).ok();
     let encoded = text.is_none().then(|| Zeroizing::new(STANDARD.encode(bytes)));
-    let created_at = record
-        .created_at
-        .and_then(|at| OffsetDateTime::from(at).replace_nanosecond(0).ok())
-        .and_then(|at| at.format(&Rfc3339).ok());
+    let created_at = record.created_at.and_then(super::rfc3339);
     json(
         StatusCode::OK,
         &Secret {

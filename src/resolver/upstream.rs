@@ -116,13 +116,16 @@ impl Upstream {
         self.state().budget.deposit();
         let mut tries = 1;
         loop {
+            let started = Instant::now();
             let error = match self.attempt(operation, deadline, attempt()).await {
                 Err(error @ BackendError::Unavailable(_)) if operation.repeatable => error,
                 outcome => return outcome,
             };
             // Full jitter, so that callers who failed together do not return together.
             let wait = (BACKOFF * tries).mul_f64(fastrand::f64());
-            let late = Instant::now() + wait >= deadline;
+            // What took longer than there is left would not come to an end again.
+            let left = deadline.saturating_duration_since(Instant::now() + wait);
+            let late = left.is_zero() || left < started.elapsed();
             if tries == TRIES || late || !self.may_retry() {
                 return Err(error);
             }

@@ -44,7 +44,7 @@ pub(crate) fn free_port() -> u16 {
 pub(crate) async fn assert_conforms(backend: &dyn SecretBackend, profile: Profile) {
     let checks = conformance::run(backend, profile).await;
     let table: Vec<_> = checks.iter().map(ToString::to_string).collect();
-    println!("{}", table.join("\n"));
+    eprintln!("{}", table.join("\n"));
     let failed = checks.iter().any(|check| matches!(check.outcome, Outcome::Failed(_)));
     assert!(!failed, "\n{}", table.join("\n"));
 }
