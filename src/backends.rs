@@ -9,6 +9,10 @@ pub mod aws;
 #[cfg(feature = "azure")]
 pub mod azure;
 pub mod conformance;
+#[cfg_attr(
+    not(all(feature = "aws", feature = "vault")),
+    allow(dead_code, reason = "each store uses its part")
+)]
 mod failure;
 #[cfg(test)]
 pub(crate) mod fake;

@@ -1,6 +1,6 @@
 //! From checked settings to a snapshot.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
     backends::{self, Store},
@@ -131,7 +131,7 @@ pub(super) async fn resolver(
         let store = match opened {
             Some(store) => store,
             None => {
-                let store = open(settings, config)
+                let store = open(settings, config.limits.backend_timeout)
                     .await
                     .map_err(|message| BuildError::Backend { backend: name.clone(), message })?;
                 tracing::info!(secret.backend = %name, kind = settings.kind(), "backend configured");
@@ -143,7 +143,16 @@ pub(super) async fn resolver(
     Ok(Resolver::new(stores, config.resolver.clone(), metrics))
 }
 
-async fn open(settings: &BackendSettings, config: &Config) -> Result<Store, String> {
+async fn open(settings: &BackendSettings, timeout: Duration) -> Result<Store, String> {
+    #[cfg(not(any(
+        feature = "aws",
+        feature = "azure",
+        feature = "gcp",
+        feature = "kubernetes",
+        feature = "plugin",
+        feature = "vault"
+    )))]
+    let _ = timeout;
     match settings {
         BackendSettings::Memory { secrets } => {
             let secrets = secrets.iter().map(|(name, value)| (name.clone(), value.value().clone()));
@@ -156,36 +165,30 @@ async fn open(settings: &BackendSettings, config: &Config) -> Result<Store, Stri
         }
         #[cfg(feature = "aws")]
         BackendSettings::Aws(settings) => {
-            let timeout = config.limits.backend_timeout;
             let connected = backends::aws::AwsBackend::connect(settings.clone(), timeout).await;
             Ok(connected.map_err(|error| error.to_string())?.into())
         }
         #[cfg(feature = "azure")]
         BackendSettings::Azure(settings) => {
-            let timeout = config.limits.backend_timeout;
             let opened = backends::azure::AzureBackend::new(settings.clone(), timeout);
             Ok(opened.map_err(|error| error.to_string())?.into())
         }
         #[cfg(feature = "gcp")]
         BackendSettings::Gcp(settings) => {
-            let timeout = config.limits.backend_timeout;
             let connected = backends::gcp::GcpBackend::connect(settings.clone(), timeout).await;
             Ok(connected.map_err(|error| error.to_string())?.into())
         }
         #[cfg(feature = "kubernetes")]
         BackendSettings::Kubernetes(settings) => {
-            let timeout = config.limits.backend_timeout;
             let connected = backends::kubernetes::connect(settings.clone(), timeout).await;
             connected.map_err(|error| error.to_string())
         }
         #[cfg(feature = "plugin")]
         BackendSettings::Plugin(settings) => {
-            let timeout = config.limits.backend_timeout;
             Ok(backends::plugin::PluginBackend::new(settings.clone(), timeout).into())
         }
         #[cfg(feature = "vault")]
         BackendSettings::Vault(settings) => {
-            let timeout = config.limits.backend_timeout;
             let connected = backends::vault::VaultBackend::connect(settings.clone(), timeout);
             Ok(connected.map_err(|error| error.to_string())?.into())
         }

@@ -15,6 +15,7 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 /// What every check needs.
 pub(super) struct Context<'a> {
     pub(super) path: &'a Path,
+    #[cfg_attr(not(feature = "azure"), expect(dead_code, reason = "only Azure falls back to it"))]
     pub(super) environment: &'a Environment,
 }
 

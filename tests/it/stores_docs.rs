@@ -107,3 +107,29 @@ fn documents_are_json() {
         }
     }
 }
+
+#[test]
+fn numbers_of_calls_name_tests_that_exist() {
+    fn sources(directory: &std::path::Path, text: &mut String) {
+        for entry in fs::read_dir(directory).expect("readable") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                sources(&path, text);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                text.push_str(&fs::read_to_string(path).expect("text"));
+            }
+        }
+    }
+    let mut code = String::new();
+    for directory in ["src", "tests"] {
+        sources(&repository(directory), &mut code);
+    }
+    let page = fs::read_to_string(repository("docs/calls.md")).expect("text");
+    let cells = page.lines().filter_map(|line| line.strip_suffix(" |")?.rsplit("| ").next());
+    let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let names: Vec<_> = names.filter(|name| name.contains('_')).collect();
+    assert!(names.len() > 8, "{names:?}");
+    for name in names {
+        assert!(code.contains(&format!("fn {name}(")), "{name} is no test");
+    }
+}
