@@ -82,6 +82,21 @@ pub trait SecretBackend: Send + Sync + 'static {
     /// answers with the one current version.
     async fn versions(&self, name: &SecretName) -> Result<Vec<VersionEntry>, BackendError>;
 
+    /// Whether the store could have such a version. Others are not asked for: what
+    /// is refused without a call says nothing about the store's health.
+    fn can_have(&self, _version: &SecretVersion) -> bool {
+        true
+    }
+
+    /// Whether the store takes such a value: not empty where it must not be, not too
+    /// long. Asked before a create or update, so that those are calls.
+    ///
+    /// # Errors
+    /// [`BackendError::Invalid`], with the rule.
+    fn accepts(&self, _value: &SecretValue) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// When the credentials in use run out; `None` if they do not, or if none have
     /// been fetched yet. Answers at once, from memory.
     fn credentials_expire(&self) -> Option<SystemTime> {
