@@ -98,7 +98,8 @@ impl Api {
             request.query,
             &snapshot.catalog,
         )?;
-        let call = secrets::Call { api: self, snapshot, principal, deadline };
+        let request_id = request.request_id;
+        let call = secrets::Call { api: self, snapshot, principal, deadline, request_id };
         match operation {
             SecretOperation::List { backend } => call.list(backend).await,
             SecretOperation::Create => call.create(request.body).await,

@@ -9,6 +9,7 @@ pub mod aws;
 #[cfg(feature = "azure")]
 pub mod azure;
 pub mod conformance;
+mod context;
 #[cfg_attr(
     not(all(feature = "aws", feature = "vault")),
     allow(dead_code, reason = "each store uses its part")
@@ -36,6 +37,8 @@ use std::{
 };
 
 use async_trait::async_trait;
+
+pub use self::context::CallContext;
 
 use crate::secret::{SecretName, SecretRecord, SecretValue, SecretVersion};
 

@@ -142,12 +142,30 @@ impl Config {
         Self::parse(&text, path, environment)
     }
 
+    /// As [`Config::load`], for a service that runs: plugins that were in the directory
+    /// before and are gone stay backends, which are down. Policies and callers that name
+    /// them do not change their meaning because a plugin restarts.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_again(
+        path: &Path,
+        environment: &Environment,
+        before: &DiscoveredPlugins,
+    ) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::file(path, format!("cannot be read: {error}")))?;
+        let mut config = file::parse(&text, path, environment, before)?;
+        config.path = Some(path.to_owned());
+        Ok(config)
+    }
+
     /// Checks the text of a configuration file that lies at `path`.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
-        let mut config = file::parse(text, path, environment)?;
+        let mut config = file::parse(text, path, environment, &DiscoveredPlugins::default())?;
         config.path = Some(path.to_owned());
         Ok(config)
     }
@@ -155,7 +173,8 @@ impl Config {
     /// The built-in development setup: an embedded backend and sample policies.
     #[must_use]
     pub fn development(environment: &Environment) -> Self {
-        let mut config = file::parse(DEVELOPMENT, Path::new("(--dev)"), environment)
+        let none = DiscoveredPlugins::default();
+        let mut config = file::parse(DEVELOPMENT, Path::new("(--dev)"), environment, &none)
             .expect("a test loads the embedded configuration");
         config.embedded_policies = Some(DEVELOPMENT_POLICIES);
         config

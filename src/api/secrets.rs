@@ -14,7 +14,7 @@ use super::{
 use crate::{
     identity::Principal,
     policy::{Denial, Permit, Verb},
-    resolver::{BackendError, ResolveError},
+    resolver::{self, BackendError, ResolveError},
     secret::{BackendName, NameEncoding, SecretRecord, SecretRef, SecretValue},
     snapshot::Snapshot,
 };
@@ -25,6 +25,7 @@ pub(super) struct Call<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) principal: &'a Principal,
     pub(super) deadline: Instant,
+    pub(super) request_id: &'a str,
 }
 
 #[derive(Serialize)]
@@ -82,7 +83,7 @@ impl Call<'_> {
         let backend = backend
             .or_else(|| catalog.default_backend().cloned())
             .ok_or(crate::secret::InvalidReference::NoBackend)?;
-        let names = self.snapshot.resolver.list(&permit, &backend, self.deadline).await?;
+        let names = self.snapshot.resolver.list(&permit, &backend, self.call()).await?;
         let secrets = names.iter().map(|name| name.as_str().to_owned()).collect();
         Ok(json(StatusCode::OK, &Names { secrets }))
     }
@@ -97,7 +98,7 @@ impl Call<'_> {
         let catalog = &self.snapshot.catalog;
         let secret = catalog.locate(&name, NameEncoding::Plain, body.backend.as_deref())?;
         let permit = self.authorize(Verb::Create, &secret)?;
-        let created = self.snapshot.resolver.create(&permit, &value, self.deadline).await;
+        let created = self.snapshot.resolver.create(&permit, &value, self.call()).await;
         created.map_err(|error| match error {
             // The name cannot be had before the store has let go of it.
             ResolveError::Backend { error: BackendError::PendingDeletion, .. } => {
@@ -116,8 +117,8 @@ impl Call<'_> {
         let permit = self.authorize(Verb::Get, secret)?;
         let resolver = &self.snapshot.resolver;
         let record = match refresh {
-            false => resolver.resolve(&permit, self.deadline).await?,
-            true => resolver.refresh(&permit, self.deadline).await?,
+            false => resolver.resolve(&permit, self.call()).await?,
+            true => resolver.refresh(&permit, self.call()).await?,
         };
         Ok(secret_response(secret, &record))
     }
@@ -132,16 +133,21 @@ impl Call<'_> {
         let permit = self.authorize(verb, secret)?;
         let resolver = &self.snapshot.resolver;
         if verb == Verb::Delete {
-            resolver.delete(&permit, force, self.deadline).await?;
+            resolver.delete(&permit, force, self.call()).await?;
             let mut response = Response::new(Bytes::new());
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
         let body: UpdateBody = parse(body)?;
         let value = plaintext(body.value, body.value_base64)?;
-        let version = resolver.update(&permit, &value, self.deadline).await?;
+        let version = resolver.update(&permit, &value, self.call()).await?;
         let name = secret.name.as_str();
         Ok(json(StatusCode::OK, &Written { name, version: Some(&version) }))
+    }
+
+    fn call(&self) -> resolver::Call {
+        let request_id = Some(self.request_id.into());
+        resolver::Call { deadline: self.deadline, request_id }
     }
 
     fn authorize(&self, verb: Verb, secret: &SecretRef) -> Result<Permit, Denial> {

@@ -8,7 +8,7 @@ use crate::{
     identity::{GrantError, GrantKeys},
     metrics::Metrics,
     policy::{LoadFailure, Policies, PolicySet},
-    resolver::Resolver,
+    resolver::{Opened, Resolver},
     secret::BackendName,
     snapshot::Snapshot,
 };
@@ -114,33 +114,35 @@ pub(super) fn grant_keys(identity: &IdentityConfig) -> Result<GrantKeys, BuildEr
     GrantKeys::parse(&text, ttl).map_err(|error| failed(error.to_string()))
 }
 
-/// Opens the stores; those whose settings did not change are taken over from
-/// `before`, with their connections and credentials.
+/// Opens the stores. Those whose settings did not change are taken over from `before`,
+/// with their connections and credentials, and with what is cached and known of them.
 pub(super) async fn resolver(
     config: &Config,
     metrics: Arc<Metrics>,
     before: Option<(&Config, &Resolver)>,
 ) -> Result<Resolver, BuildError> {
-    let mut stores: HashMap<BackendName, Store> = HashMap::new();
+    let (mut kept, mut opened) = (Vec::new(), HashMap::new());
     for (name, settings) in &config.backends {
-        let opened = before.and_then(|(old, resolver)| {
+        let same = before.is_some_and(|(old, resolver)| {
             let same = old.backends.iter().any(|(n, s)| n == name && s == settings);
-            let same = same && old.limits.backend_timeout == config.limits.backend_timeout;
-            same.then(|| resolver.store(name)).flatten()
+            same && old.limits.backend_timeout == config.limits.backend_timeout
+                && resolver.has(name)
         });
-        let store = match opened {
-            Some(store) => store,
-            None => {
-                let store = open(settings, config.limits.backend_timeout)
-                    .await
-                    .map_err(|message| BuildError::Backend { backend: name.clone(), message })?;
-                tracing::info!(secret.backend = %name, kind = settings.kind(), "backend configured");
-                store
-            }
-        };
-        stores.insert(name.clone(), store);
+        if same {
+            kept.push(name.clone());
+            continue;
+        }
+        let store = open(settings, config.limits.backend_timeout)
+            .await
+            .map_err(|message| BuildError::Backend { backend: name.clone(), message })?;
+        tracing::info!(secret.backend = %name, kind = settings.kind(), "backend configured");
+        opened.insert(name.clone(), store);
     }
-    Ok(Resolver::new(stores, config.resolver.clone(), metrics))
+    let settings = config.resolver.clone();
+    let Some((_, before)) = before else { return Ok(Resolver::new(opened, settings, metrics)) };
+    let opened = opened.into_iter().map(|(name, store)| (name, Opened::New(store)));
+    let kept = kept.into_iter().map(|name| (name, Opened::Kept));
+    Ok(before.succeeded_by(opened.chain(kept).collect(), settings))
 }
 
 async fn open(settings: &BackendSettings, timeout: Duration) -> Result<Store, String> {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::ModifyKind};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -38,6 +38,8 @@ pub(super) struct Watch {
 /// Changes that come together are read together: an editor or a ConfigMap update
 /// touches several files.
 const QUIET: Duration = Duration::from_millis(200);
+/// However many changes come, they are read after this.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 pub(super) struct Reloader {
     watch: Watch,
@@ -91,9 +93,8 @@ impl Reloader {
 
     async fn try_reload(&mut self) -> Result<(), String> {
         let config = match &self.config.path {
-            Some(path) => {
-                Config::load(path, &self.environment).map_err(|error| error.to_string())?
-            }
+            Some(path) => Config::load_again(path, &self.environment, &self.config.plugins)
+                .map_err(|error| error.to_string())?,
             None => self.config.clone(),
         };
         if config.mode != self.config.mode {
@@ -191,7 +192,7 @@ impl Watch {
     pub(super) fn start(config: &Config) -> Self {
         let (sender, changes) = mpsc::channel(1);
         let directories = directories(config);
-        let watcher = watch(&directories, plugins_alone(config), sender.clone());
+        let watcher = watch(&directories, Files::of(config), sender.clone());
         if let Err(error) = &watcher {
             tracing::warn!(%error, "files cannot be watched, send SIGHUP after a change");
         }
@@ -208,8 +209,10 @@ impl Watch {
         if self.watcher.is_none() || self.changes.recv().await.is_none() {
             return std::future::pending().await;
         }
+        // Whoever can touch a file must not put a revocation off for ever.
+        let latest = Instant::now() + LONGEST_WAIT;
         let mut quiet = Instant::now() + QUIET;
-        while let Ok(Some(())) = timeout_at(quiet, self.changes.recv()).await {
+        while let Ok(Some(())) = timeout_at(quiet.min(latest), self.changes.recv()).await {
             quiet = Instant::now() + QUIET;
         }
     }
@@ -230,10 +233,43 @@ fn directories_of_files(config: &Config) -> BTreeSet<PathBuf> {
     directories
 }
 
-/// The directory of plugins, unless files of ours lie there too.
-fn plugins_alone(config: &Config) -> Option<PathBuf> {
-    let plugins = config.plugins.directory.clone();
-    plugins.filter(|plugins| !directories_of_files(config).contains(plugins))
+/// Which files of the watched directories matter. Others, such as a log, may be written
+/// all the time.
+struct Files {
+    named: Vec<PathBuf>,
+    plugins: Option<PathBuf>,
+}
+
+// === impl Files ===
+
+impl Files {
+    fn of(config: &Config) -> Self {
+        let named = config.path.iter().chain(&config.policies);
+        let named = named.chain(&config.identity.grant.key_file).chain(&config.plugins.directory);
+        Self { named: named.cloned().collect(), plugins: config.plugins.directory.clone() }
+    }
+
+    fn matter(&self, event: &notify::Event) -> bool {
+        is_change(&event.kind) && event.paths.iter().any(|path| self.matters(path, &event.kind))
+    }
+
+    fn matters(&self, path: &Path, kind: &EventKind) -> bool {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let extension = path.extension().unwrap_or_default().to_string_lossy();
+        if self.named.iter().any(|named| named == path || named.file_name() == path.file_name()) {
+            return true;
+        }
+        // Sockets come and go; that one was touched means nothing, and any plugin can.
+        if extension == "sock" && path.parent() == self.plugins.as_deref() {
+            return !matches!(kind, EventKind::Modify(_)) || is_rename(kind);
+        }
+        // `..data` is the link that an updated ConfigMap or Secret is behind.
+        matches!(&*extension, "yaml" | "yml") || name.starts_with("..")
+    }
+}
+
+fn is_rename(kind: &EventKind) -> bool {
+    matches!(kind, EventKind::Modify(ModifyKind::Name(_)))
 }
 
 fn parent(path: &Path) -> PathBuf {
@@ -249,15 +285,11 @@ fn itself_or_parent(path: &Path) -> PathBuf {
 
 fn watch(
     directories: &BTreeSet<PathBuf>,
-    plugins: Option<PathBuf>,
+    files: Files,
     sender: mpsc::Sender<()>,
 ) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // A plugin may keep files of its own beside its socket.
-        let is_socket = |path: &Path| path.extension() == Some("sock".as_ref());
-        let beside = |path: &Path| plugins.is_some() && path.parent() == plugins.as_deref();
-        let matters = |path: &PathBuf| !beside(path) || is_socket(path);
-        if event.is_ok_and(|event| is_change(&event.kind) && event.paths.iter().any(matters)) {
+        if event.is_ok_and(|event| files.matter(&event)) {
             // Full means that a reload is due already.
             let _ = sender.try_send(());
         }
@@ -279,6 +311,31 @@ mod tests {
     use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind, RenameMode};
 
     use super::*;
+
+    #[test]
+    fn only_files_that_are_read_matter() {
+        let files = Files {
+            named: vec!["/etc/vm/config".into(), "/etc/vm/policies".into()],
+            plugins: Some("/run/plugins".into()),
+        };
+        let touched = EventKind::Modify(ModifyKind::Any);
+        let made = EventKind::Create(CreateKind::Any);
+        let moved = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        for (path, kind, expected) in [
+            ("/etc/vm/config", touched, true),
+            ("/etc/vm/policies/a.yaml", touched, true),
+            ("/etc/vm/policies/..data", moved, true),
+            ("/etc/vm/service.log", touched, false),
+            ("/etc/vm/policies/a.yaml.swp", made, false),
+            ("/run/plugins/hsm.sock", made, true),
+            ("/run/plugins/hsm.sock", moved, true),
+            ("/run/plugins/hsm.sock", EventKind::Remove(RemoveKind::Any), true),
+            ("/run/plugins/hsm.sock", touched, false),
+            ("/run/plugins/hsm.db", touched, false),
+        ] {
+            assert_eq!(files.matters(path.as_ref(), &kind), expected, "{path} {kind:?}");
+        }
+    }
 
     #[test]
     fn reading_a_file_is_no_change() {

@@ -38,7 +38,7 @@ use self::{
     },
     watch::Watch,
 };
-use super::{BackendError, SecretBackend, SecretPage, VersionEntry};
+use super::{BackendError, CallContext, SecretBackend, SecretPage, VersionEntry};
 use crate::secret::{
     NameEncoding, NameGrammar, SecretName, SecretRecord, SecretValue, SecretVersion,
 };
@@ -184,6 +184,14 @@ impl PluginBackend {
         }
     }
 
+    /// Until when whoever asked waits, and the id of the request.
+    fn asked(&self) -> (Instant, String) {
+        let latest = Instant::now() + self.timeout;
+        let Some(context) = CallContext::current() else { return (latest, request_id()) };
+        let id = context.request_id.map_or_else(request_id, |id| id.to_string());
+        (latest.min(context.deadline), id)
+    }
+
     /// Makes one call if the plugin can do it, and returns the answer with the session
     /// that it came by.
     async fn call<Q, A, F>(
@@ -196,8 +204,7 @@ impl PluginBackend {
         Q: Clone + Send + Sync,
         F: Future<Output = Result<Response<A>, Status>> + Send,
     {
-        let deadline = Instant::now() + self.timeout;
-        let request_id = request_id();
+        let (deadline, request_id) = self.asked();
         let call = async {
             let mut first = true;
             loop {
@@ -332,6 +339,7 @@ fn ask<Q>(message: Q, request_id: &str, deadline: Instant) -> Request<Q> {
 }
 
 /// Leads from our log to that of the plugin.
+/// An id of our own, for calls that nobody in particular asked for.
 fn request_id() -> String {
     format!("{:032x}", fastrand::u128(..))
 }

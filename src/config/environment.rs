@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, fmt, path::Path};
 
-use super::{Config, ConfigError, file};
+use super::{Config, ConfigError, DiscoveredPlugins, file};
 
 /// A copy of the process environment.
 #[derive(Clone, Default)]
@@ -79,7 +79,7 @@ impl Environment {
         if super::identity::pods_own_account().is_none() {
             yaml.push_str("identity: {local: {namespace: default, service_account: default}}\n");
         }
-        file::parse(&yaml, path, self).map(Some)
+        file::parse(&yaml, path, self, &DiscoveredPlugins::default()).map(Some)
     }
 
     /// The lines of a store: its type, its prefix, and a key for each variable that

@@ -88,6 +88,7 @@ pub(super) fn parse(
     text: &str,
     path: &Path,
     environment: &Environment,
+    plugins: &DiscoveredPlugins,
 ) -> Result<Config, ConfigError> {
     if text.len() > MAX_FILE {
         return Err(ConfigError::file(path, "is larger than 1 MiB"));
@@ -101,7 +102,7 @@ pub(super) fn parse(
         })
     });
     let file: File = read.map_err(|error| ConfigError::yaml(path, key, &error))?;
-    file.check(&Context { path, environment })
+    file.check(&Context { path, environment, plugins })
 }
 
 // === impl File ===

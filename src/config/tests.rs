@@ -428,7 +428,7 @@ fn gcp_settings_are_checked() {
             "mode: sidecar\nbackends: {{gcp: {{type: gcp_secret_manager, {settings}}}}}\n\
              identity: {{local: {{namespace: a, service_account: b}}}}\n"
         );
-        super::file::parse(&yaml, std::path::Path::new("/etc/vm/v.yaml"), &Environment::default())
+        Config::parse(&yaml, std::path::Path::new("/etc/vm/v.yaml"), &Environment::default())
     };
     for settings in [
         "project: my-project",

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::Environment;
+use super::{DiscoveredPlugins, Environment};
 
 /// The longest duration that a setting can have.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -15,8 +15,17 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 /// What every check needs.
 pub(super) struct Context<'a> {
     pub(super) path: &'a Path,
-    #[cfg_attr(not(feature = "azure"), expect(dead_code, reason = "only Azure falls back to it"))]
+    #[cfg_attr(
+        not(any(feature = "azure", feature = "gcp")),
+        expect(dead_code, reason = "only stores that read their SDK's variables ask")
+    )]
     pub(super) environment: &'a Environment,
+    /// Those of the load before.
+    #[cfg_attr(
+        not(feature = "plugin"),
+        expect(dead_code, reason = "there are none without the feature")
+    )]
+    pub(super) plugins: &'a DiscoveredPlugins,
 }
 
 /// A duration as `60s`, `5m`, `150ms`; `0` is none.

@@ -1,4 +1,4 @@
-//! Values and known-missing names, for a while, within a byte bound.
+//! Values and known refusals, for a while, within a byte bound.
 //!
 //! A value goes through three ages: fresh, stale but served while someone fetches
 //! it anew, and kept only for the case that its store cannot answer. A write makes
@@ -17,11 +17,12 @@ use moka::{Expiry, sync::Cache as MokaCache};
 use tokio::time::Instant;
 
 use super::settings::{CacheSettings, Lifetimes};
+use crate::backends::BackendError;
 use crate::secret::{BackendName, SecretName, SecretRecord, SecretRef, SecretVersion};
 
 /// How many counters tell written names apart. Two names that share one only
-/// cost each other a fetch after a write.
-const EPOCHS: usize = 1024;
+/// cost each other a fetch after a write; nobody can tell which do. 512 KiB.
+const EPOCHS: usize = 1 << 16;
 /// What an entry costs beyond its value and name, roughly.
 const ENTRY_OVERHEAD: usize = 256;
 /// How long a stale value is served after its store failed before it is asked for
@@ -34,13 +35,16 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub(super) enum Lookup {
     Found(SecretRecord),
-    Missing,
+    /// Missing, denied, disabled or deleted.
+    Refused(BackendError),
 }
 
 /// Identifies a version of a secret; never the caller, who was authorised before.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) backend: BackendName,
+    /// Which opened store: another under the same name may hold something else.
+    pub(super) store: u64,
     /// Only for stores whose secrets live in their callers' namespaces.
     pub(super) namespace: Option<Arc<str>>,
     pub(super) name: SecretName,
@@ -65,9 +69,15 @@ pub(super) enum Age {
 }
 
 pub(super) struct Cache {
-    settings: CacheSettings,
+    pub(super) settings: CacheSettings,
     entries: MokaCache<Key, Held>,
-    epochs: Box<[AtomicU64]>,
+    /// Outlives this cache: a write that began before a reload still counts.
+    pub(super) epochs: Arc<Epochs>,
+}
+
+/// Counters of writes.
+pub(super) struct Epochs {
+    counters: Box<[AtomicU64]>,
     hasher: RandomState,
 }
 
@@ -88,35 +98,38 @@ struct Remaining;
 // === impl Cache ===
 
 impl Cache {
-    pub(super) fn new(settings: CacheSettings) -> Self {
+    pub(super) fn new(settings: CacheSettings, epochs: Arc<Epochs>) -> Self {
         let entries = MokaCache::builder()
             .max_capacity(settings.max_bytes)
             .weigher(|key: &Key, held: &Held| {
                 let value = match &held.found {
                     Lookup::Found(record) => record.value.len(),
-                    Lookup::Missing => 0,
+                    Lookup::Refused(_) => 0,
                 };
-                u32::try_from(value + key.name.as_str().len() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
+                let namespace = key.namespace.as_deref().map_or(0, str::len);
+                let text = key.name.as_str().len() + key.version.as_str().len() + namespace;
+                u32::try_from(value + text + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
             })
             .expire_after(Remaining)
             .build();
-        Self {
-            settings,
-            entries,
-            epochs: (0..EPOCHS).map(|_| AtomicU64::new(0)).collect(),
-            hasher: RandomState::new(),
-        }
+        Self { settings, entries, epochs }
     }
 
     /// The key and the epoch of a lookup that starts now.
-    pub(super) fn key(&self, secret: &SecretRef, namespace: Option<&str>) -> (Key, Epoch) {
+    pub(super) fn key(
+        &self,
+        secret: &SecretRef,
+        store: u64,
+        namespace: Option<&str>,
+    ) -> (Key, Epoch) {
         let key = Key {
             backend: secret.backend.clone(),
+            store,
             namespace: namespace.map(Into::into),
             name: secret.name.clone(),
             version: secret.version.clone(),
         };
-        let epoch = self.epoch(&key.backend, &key.name);
+        let epoch = self.epochs.of(&key);
         (key, epoch)
     }
 
@@ -131,7 +144,7 @@ impl Cache {
         // A failed fetch is not repeated by every reader that comes after it.
         let waiting = held.retry_at.is_some_and(|at| now < at);
         match held.found {
-            Lookup::Missing => Age::Absent,
+            Lookup::Refused(_) => Age::Absent,
             Lookup::Found(record) if now < held.stale_until => {
                 Age::Stale { record, refresh: !waiting }
             }
@@ -148,7 +161,7 @@ impl Cache {
         let Lifetimes { ttl, negative_ttl, stale_while_revalidate, stale_if_error } =
             self.settings.lifetimes(&key.backend, &key.name);
         let (fresh, stale, spare) = match &found {
-            Lookup::Missing => (negative_ttl, Duration::ZERO, Duration::ZERO),
+            Lookup::Refused(_) => (negative_ttl, Duration::ZERO, Duration::ZERO),
             // Off means off: no value outlives the read that fetched it.
             Lookup::Found(_) if ttl.is_zero() => (ttl, ttl, ttl),
             Lookup::Found(_) => (shortened(ttl), stale_while_revalidate, stale_if_error),
@@ -157,7 +170,7 @@ impl Cache {
             return self.entries.invalidate(key);
         }
         // What was written since is newer; a reader would refuse this anyway.
-        if self.epoch(&key.backend, &key.name) != epoch {
+        if self.epochs.of(key) != epoch {
             return;
         }
         let fresh_until = Instant::now() + fresh;
@@ -189,17 +202,23 @@ impl Cache {
     }
 
     /// Makes all that is known of a name unreachable, also to fetches under way.
-    pub(super) fn invalidate(&self, backend: &BackendName, name: &SecretName) {
-        self.counter(backend, name).fetch_add(1, Ordering::AcqRel);
+    pub(super) fn invalidate(
+        &self,
+        backend: &BackendName,
+        namespace: Option<&str>,
+        name: &SecretName,
+    ) {
+        self.epochs.counter(backend, namespace, name).fetch_add(1, Ordering::AcqRel);
     }
 
     /// Drops what is too old to be served, so that it does not stay in memory
     /// until someone comes by.
     pub(super) fn tidy(&self) {
         let now = Instant::now();
-        let outdated = self.entries.iter().filter(|(key, held)| {
-            held.spare_until <= now || held.epoch != self.epoch(&key.backend, &key.name)
-        });
+        let outdated = self
+            .entries
+            .iter()
+            .filter(|(key, held)| held.spare_until <= now || held.epoch != self.epochs.of(key));
         let outdated: Vec<_> = outdated.map(|(key, _)| key).collect();
         for key in outdated {
             self.entries.invalidate(&*key);
@@ -211,14 +230,33 @@ impl Cache {
     pub(super) fn size(&self) -> (u64, u64) {
         (self.entries.entry_count(), self.entries.weighted_size())
     }
+}
 
-    fn epoch(&self, backend: &BackendName, name: &SecretName) -> Epoch {
-        Epoch(self.counter(backend, name).load(Ordering::Acquire))
+// === impl Epochs ===
+
+impl Epochs {
+    fn of(&self, key: &Key) -> Epoch {
+        let counter = self.counter(&key.backend, key.namespace.as_deref(), &key.name);
+        Epoch(counter.load(Ordering::Acquire))
     }
 
-    fn counter(&self, backend: &BackendName, name: &SecretName) -> &AtomicU64 {
-        let hash = self.hasher.hash_one((backend, name));
-        &self.epochs[hash as usize % EPOCHS]
+    fn counter(
+        &self,
+        backend: &BackendName,
+        namespace: Option<&str>,
+        name: &SecretName,
+    ) -> &AtomicU64 {
+        let hash = self.hasher.hash_one((backend, namespace, name));
+        &self.counters[hash as usize % EPOCHS]
+    }
+}
+
+impl Default for Epochs {
+    fn default() -> Self {
+        Self {
+            counters: (0..EPOCHS).map(|_| AtomicU64::new(0)).collect(),
+            hasher: RandomState::new(),
+        }
     }
 }
 

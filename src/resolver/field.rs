@@ -12,7 +12,7 @@ pub(super) fn extract(record: SecretRecord, field: &SecretField) -> Option<Secre
     #[expect(clippy::disallowed_methods, reason = "a field is cut out of the plaintext")]
     let mut document: Value = serde_json::from_slice(record.value.expose_secret()).ok()?;
     let found = match field {
-        SecretField::Key(key) => document.as_object()?.get(&**key),
+        SecretField::Key(key) => document.as_object().and_then(|fields| fields.get(&**key)),
         SecretField::Pointer(pointer) => document.pointer(pointer),
     };
     let part = found.map(|value| match value {

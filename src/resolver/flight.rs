@@ -40,6 +40,12 @@ struct Landing<K: Eq + Hash, T> {
 
 // === impl Flights ===
 
+impl<K, T> Clone for Flights<K, T> {
+    fn clone(&self) -> Self {
+        Self { running: Arc::clone(&self.running) }
+    }
+}
+
 impl<K, T> Flights<K, T>
 where
     K: Clone + Eq + Hash + Send + 'static,

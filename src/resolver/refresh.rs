@@ -7,6 +7,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock, clock:
 
 /// One bucket for each principal.
 pub(super) struct RefreshLimit {
+    pub(super) per_minute: NonZeroU32,
     limiter: DefaultKeyedRateLimiter<Arc<str>>,
 }
 
@@ -14,7 +15,7 @@ pub(super) struct RefreshLimit {
 
 impl RefreshLimit {
     pub(super) fn new(per_minute: NonZeroU32) -> Self {
-        Self { limiter: RateLimiter::dashmap(Quota::per_minute(per_minute)) }
+        Self { per_minute, limiter: RateLimiter::dashmap(Quota::per_minute(per_minute)) }
     }
 
     /// Takes one refresh from the principal's share, or says how long to wait.

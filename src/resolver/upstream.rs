@@ -4,15 +4,19 @@
 
 mod budget;
 mod circuit;
+mod share;
 
 use std::{
     error::Error as StdError,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, SemaphorePermit},
     time::{Instant, sleep, timeout_at},
 };
 
@@ -20,9 +24,10 @@ pub(super) use self::circuit::Class;
 use self::{
     budget::Budget,
     circuit::{Circuit, Closed, Health},
+    share::Shares,
 };
 use crate::{
-    backends::{BackendError, Store},
+    backends::{BackendError, CallContext, Store},
     metrics::Metrics,
     secret::{BackendName, SecretName},
 };
@@ -32,12 +37,20 @@ const TRIES: u32 = 3;
 /// The longest wait before the first retry; doubles for the second.
 const BACKOFF: Duration = Duration::from_millis(50);
 
+/// One of this many slots may be a listing's.
+const LISTINGS: usize = 8;
+
 /// A store and what is known of its health.
 pub(super) struct Upstream {
+    /// Tells what was fetched from this store from what another of its name held.
+    pub(super) id: u64,
     pub(super) name: BackendName,
     pub(super) store: Store,
-    concurrency: usize,
+    pub(super) concurrency: usize,
     slots: Semaphore,
+    /// Listings hold whole pages in memory: few at a time.
+    listings: Semaphore,
+    shares: Shares,
     state: Mutex<State>,
     metrics: Arc<Metrics>,
 }
@@ -47,7 +60,8 @@ pub(super) struct Upstream {
 pub struct BackendStatus {
     /// Its configured name.
     pub name: BackendName,
-    /// `up`, `throttled`, `down`, or `unknown` before the first call.
+    /// `up`, `refusing` (it answers, and last refused us or the request), `throttled`,
+    /// `down`, or `unknown` before the first call.
     pub state: &'static str,
     /// Calls under way.
     pub in_flight: usize,
@@ -60,7 +74,7 @@ pub struct BackendStatus {
 }
 
 /// What is asked of a store.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Operation<'a> {
     /// The word in metrics and logs.
     pub(super) word: &'static str,
@@ -69,6 +83,10 @@ pub(super) struct Operation<'a> {
     pub(super) name: Option<&'a SecretName>,
     /// Whether doing it twice is as good as once.
     pub(super) repeatable: bool,
+    /// Of the request that it is for.
+    pub(super) request_id: Option<Arc<str>>,
+    /// Who asked first.
+    pub(super) principal: Arc<str>,
 }
 
 #[derive(Default)]
@@ -82,6 +100,11 @@ struct State {
 /// A call that was let through; tells the circuit if it is dropped half way.
 struct Admitted<'a> {
     upstream: &'a Upstream,
+    /// Whether it tries if the store is back.
+    probe: bool,
+    /// Whether it has less time left than it spent in the queue: that it takes longer
+    /// is not the store's doing.
+    short: bool,
     told: bool,
 }
 
@@ -99,8 +122,22 @@ impl Upstream {
         concurrency: usize,
         metrics: Arc<Metrics>,
     ) -> Self {
+        static OPENED: AtomicU64 = AtomicU64::new(0);
+        let id = OPENED.fetch_add(1, Ordering::Relaxed);
         let slots = Semaphore::new(concurrency);
-        Self { name, store, concurrency, slots, state: Mutex::default(), metrics }
+        let listings = Semaphore::new(concurrency.div_ceil(LISTINGS));
+        let shares = Shares::new(concurrency);
+        Self {
+            id,
+            name,
+            store,
+            concurrency,
+            slots,
+            listings,
+            shares,
+            state: Mutex::default(),
+            metrics,
+        }
     }
 
     /// Calls the store, again if that is likely to help, until `deadline`.
@@ -117,7 +154,7 @@ impl Upstream {
         let mut tries = 1;
         loop {
             let started = Instant::now();
-            let error = match self.attempt(operation, deadline, attempt()).await {
+            let error = match self.attempt(&operation, deadline, attempt()).await {
                 Err(error @ BackendError::Unavailable(_)) if operation.repeatable => error,
                 outcome => return outcome,
             };
@@ -142,18 +179,28 @@ impl Upstream {
 
     async fn attempt<T>(
         &self,
-        operation: Operation<'_>,
+        operation: &Operation<'_>,
         deadline: Instant,
         call: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        let Ok(slot) = timeout_at(deadline, self.slots.acquire()).await else {
-            // Nothing was asked of the store, so this says nothing about it.
-            return Err(BackendError::TimedOut);
+        let asked = Instant::now();
+        // What ends in this queue says nothing about the store.
+        let _share = self
+            .shares
+            .take(&operation.principal, deadline)
+            .await
+            .map_err(|_| BackendError::TimedOut)?;
+        let _listing = match operation.class {
+            Class::List => Some(slot(&self.listings, deadline).await?),
+            Class::Read | Class::Write => None,
         };
-        let _slot = slot.expect("never closed");
-        let admitted = self.admit(operation.class)?;
+        let _slot = slot(&self.slots, deadline).await?;
         let started = Instant::now();
-        let result = timeout_at(deadline, call).await.unwrap_or(Err(BackendError::TimedOut));
+        let mut admitted = self.admit(operation.class)?;
+        admitted.short = deadline.saturating_duration_since(started) < started - asked;
+        let context = CallContext { request_id: operation.request_id.clone(), deadline };
+        let result = timeout_at(deadline, context.scope(call)).await;
+        let result = result.unwrap_or(Err(BackendError::TimedOut));
         let took = started.elapsed();
         admitted.told(operation.class, &result);
         let failure = result.as_ref().err().filter(|error| is_failure(error));
@@ -167,7 +214,7 @@ impl Upstream {
     fn admit(&self, class: Class) -> Result<Admitted<'_>, BackendError> {
         let mut state = self.state();
         match state.circuit.admit(class) {
-            Ok(()) => Ok(Admitted { upstream: self, told: false }),
+            Ok(probe) => Ok(Admitted { upstream: self, probe, short: false, told: false }),
             Err(Closed::Throttled(wait)) => {
                 Err(BackendError::Throttled { retry_after: Some(wait) })
             }
@@ -184,6 +231,12 @@ impl Upstream {
             name: self.name.clone(),
             state: match (&state.last_answer, &state.last_failure) {
                 (None, None) => "unknown",
+                (answer, Some(("permission_denied" | "invalid", failed)))
+                    if answer.is_none_or(|answer| answer < *failed)
+                        && state.circuit.state() == "up" =>
+                {
+                    "refusing"
+                }
                 _ => state.circuit.state(),
             },
             in_flight: self.concurrency - self.slots.available_permits(),
@@ -199,7 +252,7 @@ impl Upstream {
     }
 
     /// Logs a store's own words, with the secret's name taken out of them.
-    fn log_failure(&self, operation: Operation<'_>, took: Duration, error: &BackendError) {
+    fn log_failure(&self, operation: &Operation<'_>, took: Duration, error: &BackendError) {
         let mut cause = String::new();
         let mut source = error.source();
         while let Some(error) = source {
@@ -216,6 +269,7 @@ impl Upstream {
             secret.backend = %self.name,
             operation = operation.word,
             duration_ms = took.as_millis() as u64,
+            request_id = operation.request_id.as_deref(),
             cause,
             "call to backend failed: {error}"
         );
@@ -229,11 +283,18 @@ impl Admitted<'_> {
         self.told = true;
         let health = match result {
             Err(BackendError::Throttled { retry_after }) => Health::Throttling(*retry_after),
-            Err(BackendError::Unavailable(_) | BackendError::TimedOut) => Health::Failing,
+            // A write or listing may fail for what it carries or how long it is, which
+            // the caller chooses; reads are all alike.
+            Err(BackendError::Unavailable(_) | BackendError::TimedOut)
+                if class == Class::Read && !self.short || self.probe =>
+            {
+                Health::Failing
+            }
+            Err(BackendError::Unavailable(_) | BackendError::TimedOut) => Health::Unclear,
             Ok(_) | Err(_) => Health::Alive,
         };
         let mut state = self.upstream.state();
-        state.circuit.record(class, health);
+        state.circuit.record(class, health, self.probe);
         let now = SystemTime::now();
         match result {
             Err(error) if is_failure(error) => state.last_failure = Some((error.kind(), now)),
@@ -245,9 +306,14 @@ impl Admitted<'_> {
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
         if !self.told {
-            self.upstream.state().circuit.abandon();
+            self.upstream.state().circuit.abandon(self.probe);
         }
     }
+}
+
+async fn slot(slots: &Semaphore, deadline: Instant) -> Result<SemaphorePermit<'_>, BackendError> {
+    let slot = timeout_at(deadline, slots.acquire()).await.map_err(|_| BackendError::TimedOut)?;
+    Ok(slot.expect("never closed"))
 }
 
 /// Whether an error says something about the store, rather than about what the

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use serde_json::Value;
 
-use crate::harness::Service;
+use crate::harness::{Service, sized};
 
 const CONFIG: &str = r#"
 mode: development
@@ -169,4 +169,24 @@ async fn configuration_is_read_again_and_a_broken_one_is_not_used() {
     let line: Value = service.logged(&["need a restart"]).await;
     assert_eq!(line["keys"], "listeners");
     assert_eq!(read(&service, "prod/key").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_did_not_change_goes_on() {
+    let service = start().await;
+    let made = service
+        .rest_client()
+        .send(
+            "POST",
+            "vaultmux.test",
+            "/v1/secrets",
+            &[],
+            sized(r#"{"name":"prod/new","value":"x"}"#),
+        )
+        .await;
+    assert_eq!(made.status, 201);
+    let changed = CONFIG.replace("policies:", "cache: {ttl: 1s}\npolicies:");
+    fs::write(service.path("config.yaml"), changed).expect("write");
+    service.logged(&["policies in force", r#""policy.generation":2"#]).await;
+    assert_eq!(read(&service, "prod/new").await, 200, "a memory store made anew would be empty");
 }

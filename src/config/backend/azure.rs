@@ -167,7 +167,11 @@ mod tests {
 
     fn check(yaml: &str, mode: Mode, environment: &Environment) -> Result<AzureSettings, String> {
         let file: AzureFile = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
-        file.check(mode, &Context { path: Path::new("dir/vaultmux.yaml"), environment })
+        let none = crate::config::DiscoveredPlugins::default();
+        file.check(
+            mode,
+            &Context { path: Path::new("dir/vaultmux.yaml"), environment, plugins: &none },
+        )
     }
 
     const VAULT: &str = "vault_url: https://x.vault.azure.net\n";

@@ -84,6 +84,20 @@ impl PluginsFile {
             }
             Err(error) => return Err(format!("{shown} cannot be read: {error}")),
         }
+        let before = context.plugins;
+        if before.directory.as_ref() == Some(&directory) {
+            for name in &before.names {
+                if backends.iter().any(|(taken, _)| taken == name) {
+                    continue;
+                }
+                let socket = directory.join(format!("{name}.sock"));
+                let allowed_uids = self.allowed_uids.clone();
+                let settings = PluginSettings { socket, allowed_uids, prefix: String::new() };
+                names.push(name.clone());
+                backends.push((name.clone(), BackendSettings::Plugin(settings)));
+            }
+        }
+        names.sort();
         Ok(DiscoveredPlugins { directory: Some(directory), names, warnings })
     }
 }

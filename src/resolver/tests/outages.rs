@@ -5,7 +5,7 @@ use std::{
         LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use tokio::time::{Instant, advance};
 
 use super::*;
 use crate::{
-    backends::SecretPage,
+    backends::{CallContext, SecretPage},
     policy::{Policies, PolicySet},
     secret::{Catalog, CatalogEntry, NameGrammar, SecretVersion},
 };
@@ -29,6 +29,7 @@ pub(super) struct Scripted {
     at_once: AtomicUsize,
     most_at_once: AtomicUsize,
     takes: Mutex<Duration>,
+    contexts: Mutex<Vec<CallContext>>,
 }
 
 impl Scripted {
@@ -41,6 +42,7 @@ impl Scripted {
             at_once: AtomicUsize::new(0),
             most_at_once: AtomicUsize::new(0),
             takes: Mutex::default(),
+            contexts: Mutex::default(),
         })
     }
 
@@ -62,6 +64,8 @@ impl Scripted {
 
     async fn call(&self) -> Result<String, BackendError> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        let context = CallContext::current().expect("every call has one");
+        self.contexts.lock().expect("not poisoned").push(context);
         let at_once = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_at_once.fetch_max(at_once, Ordering::SeqCst);
         let takes = *self.takes.lock().expect("not poisoned");
@@ -102,10 +106,27 @@ impl SecretBackend for Shared {
     async fn versions(&self, _: &SecretName) -> Result<Vec<VersionEntry>, BackendError> {
         self.0.call().await.map(|_| Vec::new())
     }
+
+    fn can_have(&self, version: &SecretVersion) -> bool {
+        version.as_str() != "impossible"
+    }
+
+    fn accepts(&self, value: &SecretValue) -> Result<(), BackendError> {
+        let fits = value.len() <= 1000;
+        if fits { Ok(()) } else { Err(BackendError::Invalid("too long".to_owned())) }
+    }
+
+    fn credentials_expire(&self) -> Option<SystemTime> {
+        Some(SystemTime::UNIX_EPOCH + Duration::from_secs(4_711))
+    }
 }
 
 fn backend(name: &str) -> BackendName {
     BackendName::parse(name).expect("valid")
+}
+
+pub(super) fn opened(store: &Arc<Scripted>) -> Store {
+    Shared(Arc::clone(store)).into()
 }
 
 pub(super) fn resolver(stores: &[(&str, &Arc<Scripted>)], settings: ResolverSettings) -> Resolver {
@@ -127,7 +148,9 @@ pub(super) fn resolver_with(
 pub(super) fn permit_of(account: &str, verb: Verb, store: &str, name: &str) -> Permit {
     let (catalog, policies) = &*EVERYTHING;
     let plain = crate::secret::NameEncoding::Plain;
-    let secret = catalog.locate(name, plain, Some(store)).expect("valid name");
+    let (name, version) = name.split_once('?').unwrap_or((name, "latest"));
+    let mut secret = catalog.locate(name, plain, Some(store)).expect("valid name");
+    secret.version = SecretVersion::parse(version).expect("valid version");
     policies.authorize(&fixture::principal(account), verb, &secret).expect("allowed")
 }
 
@@ -266,7 +289,8 @@ async fn a_store_has_only_so_many_calls_to_serve_at_once() {
     store.takes(Duration::from_millis(100));
     let settings = ResolverSettings { backend_concurrency: 4, ..Default::default() };
     let resolver = resolver(&[("local", &store)], settings);
-    let permits: Vec<_> = (0..40).map(|at| permit("local", &format!("key-{at}"))).collect();
+    let of = |at| permit_of(&format!("prod/p{}", at % 4), Verb::Get, "local", &format!("key-{at}"));
+    let permits: Vec<_> = (0..40).map(of).collect();
     let found = join_all(permits.iter().map(|get| resolver.resolve(get, soon()))).await;
     assert!(found.iter().all(Result::is_ok));
     assert_eq!(store.most_at_once.load(Ordering::SeqCst), 4);
@@ -348,4 +372,110 @@ async fn a_listing_that_goes_in_circles_is_given_up() {
     let listed = resolver.list(&permit, &backend("local"), soon()).await;
     assert_eq!(kind(listed), "invalid");
     assert_eq!(store.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stand_in_is_not_asked_under_another_spelling_or_for_a_version() {
+    let (first, second) =
+        (Scripted::new(|_| Err(down())), Scripted::new(|_| Ok("copy".to_owned())));
+    let mut settings = ResolverSettings::default();
+    let grammar = NameGrammar::new("-", 127).ignoring_case();
+    settings
+        .failover
+        .insert(backend("local"), vec![Standby { backend: backend("other"), grammar }]);
+    let resolver = resolver(&[("local", &first), ("other", &second)], settings);
+    // Policies were asked about this spelling, not about the one it folds to.
+    assert_eq!(kind(resolver.resolve(&permit("local", "Root"), soon()).await), "unavailable");
+    assert_eq!(kind(resolver.resolve(&permit("local", "root?3"), soon()).await), "unavailable");
+    assert_eq!(second.calls(), 0);
+    assert_eq!(text(resolver.resolve(&permit("local", "root"), soon()).await), "copy");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_one_principal_harms_neither_the_store_nor_others() {
+    let store = Scripted::new(|_| Ok("x".to_owned()));
+    store.takes(Duration::from_millis(130));
+    let resolver = resolver(&[("local", &store)], ResolverSettings::default());
+    for at in 0..4000 {
+        let (resolver, get) = (resolver.clone(), permit("local", &format!("key-{at}")));
+        tokio::spawn(async move { resolver.resolve(&get, Instant::now()).await });
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let started = Instant::now();
+    let victim = permit_of("prod/other", Verb::Get, "local", "db");
+    assert_eq!(text(resolver.resolve(&victim, soon()).await), "x");
+    assert!(started.elapsed() < Duration::from_millis(300), "{:?}", started.elapsed());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(resolver.status()[0].state, "up", "the store answered every call");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_store_could_not_have_or_take_says_nothing_about_it() {
+    let store = Scripted::new(|_| Err(down()));
+    let resolver = resolver(&[("local", &store)], ResolverSettings::default());
+    let long = SecretValue::new(vec![b'x'; 1001]);
+    let create = permit_of("prod/api", Verb::Create, "local", "new");
+    for at in 0..60 {
+        let get = permit("local", &format!("key-{at}"));
+        assert_eq!(kind(resolver.resolve(&get, soon()).await), "unavailable");
+        let odd = permit("local", &format!("key-{at}?impossible"));
+        assert_eq!(kind(resolver.resolve(&odd, soon()).await), "not_found");
+        assert_eq!(kind(resolver.create(&create, &long, soon()).await), "invalid");
+    }
+    assert!(store.calls() <= 6, "{} calls", store.calls());
+    let status = &resolver.status()[0];
+    assert_eq!((status.state, status.last_answer), ("down", None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_and_listings_that_fail_do_not_close_the_store_to_readers() {
+    let store = Scripted::new(|call| if call <= 20 { Err(down()) } else { Ok("x".to_owned()) });
+    let resolver = resolver(&[("local", &store)], ResolverSettings::default());
+    let update = permit_of("prod/api", Verb::Update, "local", "db");
+    for _ in 0..20 {
+        let failed = resolver.update(&update, &SecretValue::new("x"), soon()).await;
+        assert_eq!(kind(failed), "unavailable");
+    }
+    assert_eq!(text(resolver.resolve(&permit("local", "db"), soon()).await), "x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_us_says_so_in_its_state() {
+    let store = Scripted::new(|call| match call {
+        1 => Err(BackendError::PermissionDenied(None)),
+        _ => Ok("x".to_owned()),
+    });
+    let metrics = Arc::new(Metrics::default());
+    let resolver = resolver_with(&[("local", &store)], ResolverSettings::default(), &metrics);
+    assert_eq!(kind(resolver.resolve(&permit("local", "a"), soon()).await), "permission_denied");
+    assert_eq!(resolver.status()[0].state, "refusing");
+    resolver.measure();
+    let text = metrics.encode().expect("text");
+    let line = r#"vaultmux_backend_credentials_expiry_timestamp_seconds{backend="local"} 4711"#;
+    assert!(text.lines().any(|found| found == line), "{text}");
+    // A denial is remembered, like a name that is missing.
+    for _ in 0..1000 {
+        let again = resolver.resolve(&permit("local", "a"), soon()).await;
+        assert_eq!(kind(again), "permission_denied");
+    }
+    assert_eq!(store.calls(), 1);
+    resolver.resolve(&permit("local", "b"), soon()).await.expect("resolved");
+    assert_eq!(resolver.status()[0].state, "up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_knows_for_which_request_and_until_when_it_is() {
+    let store = Scripted::new(|_| Ok("x".to_owned()));
+    let resolver = resolver(&[("local", &store)], ResolverSettings::default());
+    let call = Call { deadline: soon(), request_id: Some("request-7".into()) };
+    let before = Instant::now();
+    resolver.resolve(&permit("local", "a"), call.clone()).await.expect("resolved");
+    let update = permit_of("prod/api", Verb::Update, "local", "a");
+    resolver.update(&update, &SecretValue::new("x"), call).await.expect("updated");
+    let contexts = store.contexts.lock().expect("not poisoned");
+    for context in contexts.iter() {
+        assert_eq!(context.request_id.as_deref(), Some("request-7"));
+        assert!(context.deadline <= before + Duration::from_secs(6), "{:?}", context.deadline);
+    }
+    assert_eq!(contexts.len(), 2);
 }

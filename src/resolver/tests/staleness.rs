@@ -178,17 +178,17 @@ async fn news_from_outside_beat_what_is_held_and_what_is_in_flight() {
     let get = permit("local", "db");
     resolver.resolve(&get, soon()).await.expect("resolved");
     let secret = get.secret();
-    resolver.invalidate(&secret.backend, &secret.name);
+    resolver.invalidate(&secret.backend, None, &secret.name);
     assert_eq!(text(resolver.resolve(&get, soon()).await), "v2");
 
-    resolver.invalidate(&secret.backend, &secret.name);
+    resolver.invalidate(&secret.backend, None, &secret.name);
     store.takes(SECOND);
     let early = {
         let (resolver, get) = (resolver.clone(), get.clone());
         tokio::spawn(async move { resolver.resolve(&get, soon()).await })
     };
     until(|| store.calls() == 3).await;
-    resolver.invalidate(&secret.backend, &secret.name);
+    resolver.invalidate(&secret.backend, None, &secret.name);
     assert_eq!(text(resolver.resolve(&get, soon()).await), "v4", "not what began before");
     assert_eq!(text(early.await.expect("no panic")), "v3");
     assert_eq!(text(resolver.resolve(&get, soon()).await), "v4", "and it stays so");
@@ -247,7 +247,7 @@ async fn what_may_not_be_served_any_more_does_not_stay_in_memory() {
     }
     assert_eq!(entries(), "2");
     let secret = permit("local", "a").secret().clone();
-    resolver.invalidate(&secret.backend, &secret.name);
+    resolver.invalidate(&secret.backend, None, &secret.name);
     assert_eq!(entries(), "1");
     advance(661 * SECOND).await;
     assert_eq!(entries(), "0");
@@ -266,4 +266,107 @@ async fn the_cache_stays_within_its_bytes() {
     resolver.tidy();
     let (entries, bytes) = resolver.shared.cache.size();
     assert!(entries > 0 && bytes <= 100_000, "{entries} entries, {bytes} bytes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_store_keeps_no_reader_waiting_that_has_a_value_at_hand() {
+    let store = Scripted::new(|call| Ok(format!("v{call}")));
+    let resolver = resolver(&[("local", &store)], ResolverSettings::default());
+    let get = permit("local", "db");
+    resolver.resolve(&get, soon()).await.expect("resolved");
+    advance(100 * SECOND).await;
+    store.takes(3600 * SECOND);
+    let mut waited = Duration::ZERO;
+    for _ in 0..120 {
+        let started = Instant::now();
+        assert_eq!(text(resolver.resolve(&get, soon()).await), "v1");
+        waited += started.elapsed();
+        advance(SECOND).await;
+    }
+    assert!(waited < 15 * SECOND, "waited {waited:?} of two minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_that_never_reached_a_store_leave_what_is_cached() {
+    let store = Scripted::new(|call| match call {
+        1..=20 => Ok("old".to_owned()),
+        _ => Err(BackendError::Unavailable(None)),
+    });
+    let resolver = resolver(&[("local", &store)], ResolverSettings::default());
+    for at in 0..20 {
+        resolver.resolve(&permit("local", &format!("v-{at}")), soon()).await.expect("resolved");
+    }
+    for at in 0..10 {
+        resolver.resolve(&permit("local", &format!("down-{at}")), soon()).await.expect_err("down");
+    }
+    let before = store.calls();
+    for at in 0..500 {
+        let update =
+            outages::permit_of("prod/evil", Verb::Update, "local", &format!("v-{}", at % 20));
+        resolver.update(&update, &SecretValue::new("x"), soon()).await.expect_err("down");
+    }
+    assert_eq!(store.calls(), before, "it is left alone");
+    for at in 0..20 {
+        let read = resolver.resolve(&permit("local", &format!("v-{at}")), soon()).await;
+        assert_eq!(text(read), "old");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_goes_on_with_what_did_not_change() {
+    let (kept, other) = (
+        Scripted::new(|call| match call {
+            1 => Ok("old".to_owned()),
+            _ => Err(BackendError::Unavailable(None)),
+        }),
+        Scripted::new(|call| Ok(format!("other {call}"))),
+    );
+    let settings = ResolverSettings {
+        refreshes_per_minute: 1.try_into().expect("not 0"),
+        ..Default::default()
+    };
+    let first = resolver(&[("local", &kept), ("other", &other)], settings.clone());
+    let (get, get_other) = (permit("local", "db"), permit("other", "db"));
+    first.resolve(&get, soon()).await.expect("resolved");
+    first.resolve(&get_other, soon()).await.expect("resolved");
+    first.refresh(&get_other, soon()).await.expect("refreshed");
+    advance(100 * SECOND).await;
+    for at in 0..10 {
+        first.resolve(&permit("local", &format!("x-{at}")), soon()).await.expect_err("down");
+    }
+    let again = outages::opened(&other);
+    let next = first.succeeded_by(
+        HashMap::from([
+            (get.secret().backend.clone(), Opened::Kept),
+            (get_other.secret().backend.clone(), Opened::New(again)),
+        ]),
+        settings,
+    );
+    assert_eq!(next.status()[0].state, "down", "known from before");
+    assert_eq!(text(next.resolve(&get, soon()).await), "old", "kept for the outage");
+    assert_eq!(text(next.resolve(&get_other, soon()).await), "other 3", "another store");
+    let limited = next.refresh(&get_other, soon()).await;
+    assert!(matches!(limited, Err(ResolveError::RefreshLimit { .. })), "{limited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_a_reload_overtakes_beats_what_was_cached_since() {
+    let store = Scripted::new(|call| Ok(format!("v{call}")));
+    let first = resolver(&[("local", &store)], ResolverSettings::default());
+    store.takes(2 * SECOND);
+    let update = outages::permit_of("prod/api", Verb::Update, "local", "db");
+    let writing = {
+        let first = first.clone();
+        tokio::spawn(async move { first.update(&update, &SecretValue::new("x"), soon()).await })
+    };
+    until(|| store.calls() == 1).await;
+    let get = permit("local", "db");
+    let mut settings = ResolverSettings::default();
+    settings.cache.max_bytes += 1;
+    let kept = HashMap::from([(get.secret().backend.clone(), Opened::Kept)]);
+    let next = first.succeeded_by(kept, settings);
+    store.takes(Duration::ZERO);
+    assert_eq!(text(next.resolve(&get, soon()).await), "v2", "before the write is through");
+    writing.await.expect("no panic").expect("updated");
+    assert_eq!(text(next.resolve(&get, soon()).await), "v3");
 }

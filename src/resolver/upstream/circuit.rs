@@ -29,6 +29,8 @@ pub(super) enum Health {
     Alive,
     /// It was unreachable, failing or silent.
     Failing,
+    /// It failed at something that could be the caller's doing.
+    Unclear,
     /// It asked for fewer calls.
     Throttling(Option<Duration>),
 }
@@ -56,9 +58,10 @@ pub(super) struct Circuit {
 // === impl Circuit ===
 
 impl Circuit {
-    /// Lets a call through, or says why not. A call that was let through ends in
-    /// [`Circuit::record`], or in [`Circuit::abandon`].
-    pub(super) fn admit(&mut self, class: Class) -> Result<(), Closed> {
+    /// Lets a call through, or says why not; tells whether it is the one that tries
+    /// if the store is back. A call that was let through ends in [`Circuit::record`],
+    /// or in [`Circuit::abandon`].
+    pub(super) fn admit(&mut self, class: Class) -> Result<bool, Closed> {
         let now = Instant::now();
         if let Some(until) = self.throttled[class as usize] {
             if now < until {
@@ -71,14 +74,16 @@ impl Circuit {
                 return Err(Closed::Down(until.saturating_duration_since(now)));
             }
             self.probing = true;
+            return Ok(true);
         }
-        Ok(())
+        Ok(false)
     }
 
     /// What became of a call.
-    pub(super) fn record(&mut self, class: Class, health: Health) {
+    pub(super) fn record(&mut self, class: Class, health: Health, probe: bool) {
         match health {
             Health::Alive => *self = Self { throttled: self.throttled, ..Self::default() },
+            Health::Unclear => {}
             Health::Throttling(wait) => {
                 let wait = wait.unwrap_or(THROTTLED).min(LONGEST_THROTTLED);
                 let throttled = Some(Instant::now() + longer(wait));
@@ -90,7 +95,7 @@ impl Circuit {
                 self.failures = self.failures.saturating_add(1);
                 let rest = match self.down {
                     // Calls that were under way when it went down say nothing new.
-                    Some(_) if !self.probing => return,
+                    Some(_) if !probe => return,
                     Some((_, rested)) => (rested * 2).min(LONGEST_REST),
                     None if self.failures < FAILURES => return,
                     None => FIRST_REST,
@@ -102,8 +107,8 @@ impl Circuit {
     }
 
     /// A call that was given up before it told anything.
-    pub(super) fn abandon(&mut self) {
-        self.probing = false;
+    pub(super) fn abandon(&mut self, probe: bool) {
+        self.probing &= !probe;
     }
 
     /// The word for `/backends`.
@@ -130,7 +135,8 @@ mod tests {
 
     fn fail(circuit: &mut Circuit, times: u32) {
         for _ in 0..times {
-            circuit.record(Class::Read, Health::Failing);
+            let probe = circuit.probing;
+            circuit.record(Class::Read, Health::Failing, probe);
         }
     }
 
@@ -138,21 +144,23 @@ mod tests {
     async fn a_store_that_keeps_failing_is_left_alone_and_probed_by_one() {
         let mut circuit = Circuit::default();
         fail(&mut circuit, FAILURES - 1);
-        assert_eq!(circuit.admit(Class::Read), Ok(()));
+        assert_eq!(circuit.admit(Class::Read), Ok(false));
         fail(&mut circuit, 1);
         assert!(matches!(circuit.admit(Class::Write), Err(Closed::Down(_))));
         advance(Duration::from_millis(1101)).await;
-        assert_eq!(circuit.admit(Class::Read), Ok(()), "one probe");
+        assert_eq!(circuit.admit(Class::Read), Ok(true), "one probe");
         assert!(matches!(circuit.admit(Class::Read), Err(Closed::Down(_))), "one alone");
         fail(&mut circuit, 1);
         advance(Duration::from_millis(1101)).await;
         assert!(matches!(circuit.admit(Class::Read), Err(Closed::Down(_))), "rests twice as long");
         advance(Duration::from_millis(1101)).await;
-        assert_eq!(circuit.admit(Class::Read), Ok(()));
-        circuit.record(Class::Read, Health::Alive);
+        circuit.record(Class::Read, Health::Failing, false);
+        circuit.abandon(false);
+        assert_eq!(circuit.admit(Class::Read), Ok(true), "calls of before changed nothing");
+        circuit.record(Class::Read, Health::Alive, true);
         assert_eq!(circuit.state(), "up");
         fail(&mut circuit, FAILURES - 1);
-        assert_eq!(circuit.admit(Class::Read), Ok(()), "counts from nothing again");
+        assert_eq!(circuit.admit(Class::Read), Ok(false), "counts from nothing again");
     }
 
     #[tokio::test(start_paused = true)]
@@ -161,19 +169,19 @@ mod tests {
         fail(&mut circuit, FAILURES);
         advance(Duration::from_secs(2)).await;
         circuit.admit(Class::Read).expect("a probe");
-        circuit.abandon();
+        circuit.abandon(true);
         circuit.admit(Class::Read).expect("another probe");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_throttling_store_is_left_alone_for_as_long_as_it_asks() {
         let mut circuit = Circuit::default();
-        circuit.record(Class::List, Health::Throttling(Some(Duration::from_secs(7))));
+        circuit.record(Class::List, Health::Throttling(Some(Duration::from_secs(7))), false);
         assert!(matches!(circuit.admit(Class::List), Err(Closed::Throttled(_))));
-        assert_eq!(circuit.admit(Class::Read), Ok(()), "reads have a rate of their own");
+        assert_eq!(circuit.admit(Class::Read), Ok(false), "reads have a rate of their own");
         assert_eq!(circuit.state(), "throttled");
         advance(Duration::from_millis(7701)).await;
-        assert_eq!(circuit.admit(Class::List), Ok(()));
+        assert_eq!(circuit.admit(Class::List), Ok(false));
         assert_eq!(circuit.state(), "up");
     }
 }
