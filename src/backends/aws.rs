@@ -31,6 +31,9 @@ use crate::secret::{
 /// Names in one page of a listing; the most that the store gives.
 const PAGE: i32 = 100;
 
+/// The longest value that AWS stores.
+const MAX_VALUE: usize = 64 << 10;
+
 /// A live endpoint connects within a round trip or two.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -302,6 +305,10 @@ impl SecretBackend for AwsBackend {
         Ok(versions)
     }
 
+    fn accepts(&self, value: &SecretValue) -> Result<(), BackendError> {
+        storable(value)
+    }
+
     fn credentials_expire(&self) -> Option<SystemTime> {
         self.expiry.get()
     }
@@ -333,15 +340,30 @@ fn version_id(id: Option<String>) -> Result<Arc<str>, BackendError> {
     id.map(Into::into).ok_or_else(|| BackendError::Invalid("no version was returned".to_owned()))
 }
 
+/// AWS would name neither the value nor its length in its refusal.
+#[expect(clippy::disallowed_methods, reason = "text is measured by what it says")]
+fn storable(value: &SecretValue) -> Result<(), BackendError> {
+    if value.is_empty() {
+        return Err(BackendError::Invalid("it takes no empty value".to_owned()));
+    }
+    // AWS says bytes in one place and characters in another: what might be meant is its
+    // to refuse.
+    let length = match str::from_utf8(value.expose_secret()) {
+        Ok(text) => text.chars().count(),
+        Err(_) => value.len(),
+    };
+    match length > MAX_VALUE {
+        true => Err(BackendError::Invalid("it takes no value above 64 KiB".to_owned())),
+        false => Ok(()),
+    }
+}
+
 // === impl Payload ===
 
 impl Payload {
     #[expect(clippy::disallowed_methods, reason = "this is where the value is sent to its store")]
     fn of(value: &SecretValue) -> Result<Self, BackendError> {
-        // AWS would name neither the value nor its length in its refusal.
-        if value.is_empty() {
-            return Err(BackendError::Invalid("it takes no empty value".to_owned()));
-        }
+        storable(value)?;
         Ok(match str::from_utf8(value.expose_secret()) {
             Ok(text) => Self::Text(text.to_owned()),
             Err(_) => Self::Binary(Blob::new(value.expose_secret())),

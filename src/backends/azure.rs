@@ -238,10 +238,10 @@ impl SecretBackend for AzureBackend {
     ) -> Result<SecretRecord, BackendError> {
         let full_name = self.full_name(name);
         let id = match version {
-            SecretVersion::Latest => None,
             // The SDK puts it into the path.
-            SecretVersion::Selected(text) if is_version(text) => Some(text.to_ascii_lowercase()),
-            SecretVersion::Selected(_) => return Err(BackendError::NotFound),
+            _ if !self.can_have(version) => return Err(BackendError::NotFound),
+            SecretVersion::Latest => None,
+            SecretVersion::Selected(text) => Some(text.to_ascii_lowercase()),
         };
         let found = self.bounded(self.fetch(&full_name, id.as_deref())).await?;
         let version = version_of(&found, &full_name)?;
@@ -273,6 +273,7 @@ impl SecretBackend for AzureBackend {
         name: &SecretName,
         value: &SecretValue,
     ) -> Result<Arc<str>, BackendError> {
+        self.accepts(value)?;
         let full_name = self.full_name(name);
         let create = async {
             let _alone = self.writes.lock(&full_name).await;
@@ -292,6 +293,7 @@ impl SecretBackend for AzureBackend {
         name: &SecretName,
         value: &SecretValue,
     ) -> Result<Arc<str>, BackendError> {
+        self.accepts(value)?;
         let full_name = self.full_name(name);
         let update = async {
             let _alone = self.writes.lock(&full_name).await;
@@ -337,6 +339,17 @@ impl SecretBackend for AzureBackend {
         }
         versions.sort_by_key(|entry| std::cmp::Reverse(entry.created_at));
         Ok(versions)
+    }
+
+    fn can_have(&self, version: &SecretVersion) -> bool {
+        match version {
+            SecretVersion::Latest => true,
+            SecretVersion::Selected(text) => is_version(text),
+        }
+    }
+
+    fn accepts(&self, value: &SecretValue) -> Result<(), BackendError> {
+        content::storable(value)
     }
 
     fn credentials_expire(&self) -> Option<SystemTime> {

@@ -284,6 +284,14 @@ impl SecretBackend for GcpBackend {
         read.unwrap_or(Err(BackendError::TimedOut))
     }
 
+    fn can_have(&self, version: &SecretVersion) -> bool {
+        Selector::of(version).is_some()
+    }
+
+    fn accepts(&self, value: &SecretValue) -> Result<(), BackendError> {
+        storable(value)
+    }
+
     fn credentials_expire(&self) -> Option<SystemTime> {
         self.api.credentials.as_ref()?.expire()
     }
@@ -303,12 +311,17 @@ fn no_payload() -> BackendError {
     BackendError::Invalid("no payload was returned".to_owned())
 }
 
+/// GCP might repeat in its refusal what it was sent.
+fn storable(value: &SecretValue) -> Result<(), BackendError> {
+    match value.len() > MAX_VALUE {
+        true => Err(BackendError::Invalid("it takes no value above 64 KiB".to_owned())),
+        false => Ok(()),
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "this is where the value is sent to its store")]
 fn payload(value: &SecretValue) -> Result<SecretPayload, BackendError> {
-    // GCP might repeat in its refusal what it was sent.
-    if value.len() > MAX_VALUE {
-        return Err(BackendError::Invalid("it takes no value above 64 KiB".to_owned()));
-    }
+    storable(value)?;
     let data = Bytes::from_owner(Zeroizing::new(value.expose_secret().to_vec()));
     Ok(SecretPayload::new().set_data(data).set_data_crc32c(checksum(value)))
 }

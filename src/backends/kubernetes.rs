@@ -20,7 +20,7 @@ use std::{
 use async_trait::async_trait;
 
 use self::{
-    client::{Cluster, Patch},
+    client::Cluster,
     error::Refusal,
     object::{MAX_VALUE, Object, SecretList, Written},
 };
@@ -216,10 +216,39 @@ impl KubernetesBackend {
             if immutable {
                 return Err(error::immutable());
             }
-            let patch = Patch::Merge(object::with_key(&version, key, Some(value))?);
+            let patch = object::with_key(&version, key, Some(value))?;
             match self.cluster.patch(&format!("{collection}/{object}"), object, patch).await {
                 Ok(body) => return Written::version(&body),
                 Err(Refusal::Changed(_) | Refusal::NotFound) => {}
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        Err(kept_changing())
+    }
+
+    /// Reads first, though a patch alone could tell a key that is missing: no patch
+    /// sees the object's type.
+    async fn try_update(
+        &self,
+        object: &str,
+        key: &str,
+        value: &SecretValue,
+    ) -> Result<Arc<str>, BackendError> {
+        let path = format!("{}/{object}", self.collection()?);
+        for attempt in 0..ATTEMPTS {
+            pause(attempt).await;
+            let seen = self.read(object, |found| match found.has(key) {
+                false => Err(BackendError::NotFound),
+                true => Ok((found.version(), found.immutable)),
+            });
+            let (version, immutable) = seen.await?;
+            if immutable {
+                return Err(error::immutable());
+            }
+            let patch = object::with_key(&version, key, Some(value))?;
+            match self.cluster.patch(&path, object, patch).await {
+                Ok(body) => return Written::version(&body),
+                Err(Refusal::Changed(_)) => {}
                 Err(refusal) => return Err(refusal.into()),
             }
         }
@@ -243,7 +272,7 @@ impl KubernetesBackend {
             } else if immutable {
                 return Err(error::immutable());
             } else {
-                let patch = Patch::Merge(object::with_key(&version, key, None)?);
+                let patch = object::with_key(&version, key, None)?;
                 self.cluster.patch(&path, object, patch).await.map(drop)
             };
             match done {
@@ -272,13 +301,6 @@ fn parts(name: &SecretName) -> Result<(&str, &str), BackendError> {
     name.as_str()
         .split_once('/')
         .ok_or_else(|| BackendError::Invalid("the name has no key".to_owned()))
-}
-
-fn fits(value: &SecretValue) -> Result<(), BackendError> {
-    match value.len() <= MAX_VALUE {
-        true => Ok(()),
-        false => Err(BackendError::Invalid("it takes no value above 1 MiB".to_owned())),
-    }
 }
 
 #[async_trait]
@@ -326,7 +348,7 @@ impl SecretBackend for KubernetesBackend {
         value: &SecretValue,
     ) -> Result<Arc<str>, BackendError> {
         let (object, key) = parts(name)?;
-        fits(value)?;
+        self.accepts(value)?;
         self.cluster.in_time(self.try_create(object, key, value)).await
     }
 
@@ -336,18 +358,8 @@ impl SecretBackend for KubernetesBackend {
         value: &SecretValue,
     ) -> Result<Arc<str>, BackendError> {
         let (object, key) = parts(name)?;
-        fits(value)?;
-        let path = format!("{}/{object}", self.collection()?);
-        let write = async {
-            let patch = Patch::Json(object::replacing(key, value)?);
-            match self.cluster.patch(&path, object, patch).await {
-                Ok(body) => Written::version(&body),
-                // There is no such key to take away.
-                Err(Refusal::DoesNotApply) => Err(BackendError::NotFound),
-                Err(refusal) => Err(refusal.into()),
-            }
-        };
-        self.cluster.in_time(write).await
+        self.accepts(value)?;
+        self.cluster.in_time(self.try_update(object, key, value)).await
     }
 
     async fn delete(&self, name: &SecretName, _force: bool) -> Result<(), BackendError> {
@@ -367,6 +379,13 @@ impl SecretBackend for KubernetesBackend {
             }),
         });
         self.cluster.in_time(async { Ok(vec![read.await?]) }).await
+    }
+
+    fn accepts(&self, value: &SecretValue) -> Result<(), BackendError> {
+        match value.len() <= MAX_VALUE {
+            true => Ok(()),
+            false => Err(BackendError::Invalid("it takes no value above 1 MiB".to_owned())),
+        }
     }
 
     fn credentials_expire(&self) -> Option<SystemTime> {

@@ -46,6 +46,9 @@ use crate::secret::{
 /// Names that we ask for in one page of a listing.
 const PAGE: u32 = 100;
 
+/// The most names of a page that is taken, whatever the plugin can do.
+const MAX_NAMES: usize = 10_000;
+
 /// The longest answer in bytes; the default of gRPC.
 const MAX_MESSAGE: usize = 4 << 20;
 
@@ -266,10 +269,14 @@ impl SecretBackend for PluginBackend {
         };
         let send = |mut client: Client, request| async move { client.list(request).await };
         let (page, session) = self.call(message, can, send).await?;
-        if session.capabilities.pages && page.names.len() > PAGE as usize {
+        let most = if session.capabilities.pages { PAGE as usize } else { MAX_NAMES };
+        if page.names.len() > most {
             return Err(nonsense("a page was returned that is longer than asked for"));
         }
         let next = page.next_page_token;
+        if !session.capabilities.pages && !next.is_empty() {
+            return Err(nonsense("a page token came of a plugin that says it has no pages"));
+        }
         if next.len() > MAX_TOKEN || (next == token && !next.is_empty()) {
             return Err(nonsense("the page token is too long or the one that was sent"));
         }
@@ -319,6 +326,15 @@ impl SecretBackend for PluginBackend {
         let send = |mut client: Client, request| async move { client.versions(request).await };
         let (listed, _) = self.call(message, |_| Ok(()), send).await?;
         listed.versions.iter().map(entry).collect()
+    }
+
+    /// What is known since the plugin said what it can do; before, nothing is refused.
+    fn accepts(&self, value: &SecretValue) -> Result<(), BackendError> {
+        let session = self.session.try_lock().ok().and_then(|session| session.clone());
+        match session.filter(|session| session.is_of(&self.settings.socket)) {
+            Some(session) => can_hold(&session, value),
+            None => Ok(()),
+        }
     }
 }
 

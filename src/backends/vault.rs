@@ -174,6 +174,17 @@ impl SecretBackend for VaultBackend {
         .await
     }
 
+    fn can_have(&self, version: &SecretVersion) -> bool {
+        match &self.kv {
+            Kv::One(_) => kv1::can_have(version),
+            Kv::Two(_) => kv2::can_have(version),
+        }
+    }
+
+    fn accepts(&self, value: &SecretValue) -> Result<(), BackendError> {
+        storable(value)
+    }
+
     fn credentials_expire(&self) -> Option<SystemTime> {
         self.api().session.expires()
     }

@@ -271,10 +271,34 @@ async fn credentials_of_the_cluster_are_out_of_bounds(api: &ApiServer) {
         let raw = format!("{object}/token");
         let found = read(&*backend, &raw).await.is_ok();
         assert_eq!(found, object == "custom", "{kind}");
+        if object != "custom" {
+            cannot_be_changed(api, &*backend, object).await;
+        }
         let page = backend.list(None).await.expect("listed");
         assert_eq!(page.names.contains(&name(&raw)), object == "custom", "{kind}");
         remove(api, "shop", object).await;
     }
+}
+
+/// Neither its keys nor what they hold, in whatever way it is written to.
+async fn cannot_be_changed(api: &ApiServer, backend: &dyn SecretBackend, object: &str) {
+    let path = format!("/api/v1/namespaces/shop/secrets/{object}");
+    let before = api.admin(Method::GET, &path, Value::Null).await;
+    let (token, value) = (name(&format!("{object}/token")), SecretValue::new("mine"));
+    let added = name(&format!("{object}/added"));
+    for (seen, expected) in [
+        (kind(&backend.update(&token, &value).await), "not_found"),
+        (kind(&backend.update(&added, &value).await), "not_found"),
+        (kind(&backend.create(&token, &value).await), "conflict"),
+        (kind(&backend.create(&added, &value).await), "conflict"),
+        (kind(&backend.delete(&token, true).await), "not_found"),
+        (kind(&backend.versions(&token).await), "not_found"),
+    ] {
+        assert_eq!(seen, expected, "{object}");
+    }
+    let after = api.admin(Method::GET, &path, Value::Null).await;
+    assert_eq!(after["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]);
+    assert_eq!(after["data"], before["data"], "{object}");
 }
 
 async fn namespaces_are_kept_apart(api: &ApiServer) {
@@ -348,7 +372,7 @@ async fn documented_roles_allow_what_they_say(api: &ApiServer) {
         ("rbac-list.yaml", &["list"]),
         ("rbac-create.yaml", &["create"]),
         ("rbac-add-key.yaml", &["get", "versions", "create", "add", "update", "delete"]),
-        ("rbac-update.yaml", &["update"]),
+        ("rbac-update.yaml", &["get", "versions", "update", "delete"]),
         ("rbac-delete.yaml", &["get", "versions", "update", "delete", "delete last"]),
     ] {
         let data = json!({"password": "eA==", "user": "eA=="});

@@ -11,6 +11,24 @@ use crate::{backends::BackendError, secret::SecretValue};
 /// type no meaning; the parameter keeps others' types from being taken for it.
 pub(super) const BINARY: &str = "application/octet-stream;base64";
 
+/// The longest text that Azure stores.
+const MAX_TEXT: usize = 25 << 10;
+
+/// Whether a value can be stored. Counted in characters: whether Azure means these or
+/// bytes is its to say.
+#[expect(clippy::disallowed_methods, reason = "text is measured by what it says")]
+pub(super) fn storable(value: &SecretValue) -> Result<(), BackendError> {
+    let length = match str::from_utf8(value.expose_secret()) {
+        Ok(text) => text.chars().count(),
+        // Of its base64.
+        Err(_) => value.len().div_ceil(3) * 4,
+    };
+    match length > MAX_TEXT {
+        true => Err(BackendError::Invalid("it takes no value above 25 KB".to_owned())),
+        false => Ok(()),
+    }
+}
+
 /// The bytes of a version.
 pub(super) fn value_of(found: Secret) -> Result<SecretValue, BackendError> {
     let text = found.value.ok_or(BackendError::NotFound)?;
@@ -78,6 +96,21 @@ mod tests {
                 (Err(error), None) => assert!(!format!("{error:?}").contains("canary"), "{error}"),
                 (other, _) => panic!("{content_type:?} {text}: {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_counted_as_it_is_stored() {
+        for (value, fits) in [
+            (vec![], true),
+            (vec![b'a'; 25 << 10], true),
+            (vec![b'a'; (25 << 10) + 1], false),
+            ("\u{e9}".repeat(25 << 10).into_bytes(), true),
+            (vec![0xff; 19_200], true),
+            (vec![0xff; 19_201], false),
+        ] {
+            let length = value.len();
+            assert_eq!(storable(&SecretValue::new(value)).is_ok(), fits, "{length}");
         }
     }
 

@@ -230,7 +230,7 @@ async fn each_method_makes_the_fewest_calls() {
 }
 
 #[tokio::test]
-async fn only_ids_of_versions_reach_the_path() {
+async fn only_ids_of_versions_and_values_that_fit_are_sent() {
     let vault = Vault::start().await;
     let backend = vault.backend(TIMEOUT);
     for selector in [
@@ -250,6 +250,19 @@ async fn only_ids_of_versions_reach_the_path() {
         let version = SecretVersion::parse(selector).expect("valid selector");
         let found = backend.get(&name("db"), &version).await;
         assert!(matches!(found, Err(BackendError::NotFound)), "{selector}: {found:?}");
+        assert!(!backend.can_have(&version), "{selector}");
+    }
+    for selector in ["latest", VERSION, &VERSION.to_uppercase()] {
+        let version = SecretVersion::parse(selector).expect("valid selector");
+        assert!(backend.can_have(&version), "{selector}");
+    }
+    let long = SecretValue::new(vec![b'x'; (25 << 10) + 1]);
+    for refused in [
+        backend.accepts(&long),
+        backend.create(&name("db"), &long).await.map(drop),
+        backend.update(&name("db"), &long).await.map(drop),
+    ] {
+        assert!(matches!(refused, Err(BackendError::Invalid(_))), "{refused:?}");
     }
     assert_eq!(vault.fake.calls().len(), 0);
     for raw in ["a/b", "../x", "a%2fb", "a_b", "a.b", "", "ä", &"a".repeat(128)] {

@@ -56,8 +56,9 @@ impl Api {
     }
 
     /// Makes the secret, which only one of many callers can, and then its first
-    /// version. Where that fails the secret goes again: without, the name would be
-    /// taken and nothing under it.
+    /// version. Where the store refuses that one the secret goes again: without, the
+    /// name would be taken and nothing under it. Where nobody knows whether it arrived
+    /// the secret stays, for it may hold the value.
     pub(super) async fn create(
         self,
         parent: Parent,
@@ -72,19 +73,24 @@ impl Api {
         let call = self.client.create_secret().set_parent(parent.as_str()).set_secret_id(&id);
         let made = self.call(Asked::Parent, call.set_secret(secret).send()).await?;
         let path = parent.secret(&id);
-        let added = self.add(path.clone(), &id, payload).await;
-        if added.is_err() {
-            // The etag is for whoever deleted our secret and made their own since.
-            let call = self.client.delete_secret().set_name(path).set_etag(made.etag).send();
-            if let Err(left) = self.call(Asked::Secret, call).await {
-                tracing::warn!(
-                    error = &left as &dyn std::error::Error,
-                    secret.name = %id,
-                    "a secret without versions was left behind"
-                );
+        let added = self.add_version(path.clone(), payload).await;
+        let left = match &added {
+            Ok(_) => None,
+            Err(refused) if is_refusal(refused) => {
+                // The etag is for whoever deleted our secret and made their own since.
+                let call = self.client.delete_secret().set_name(path).set_etag(made.etag).send();
+                self.call(Asked::Secret, call).await.err()
             }
+            Err(unknown) => Some(unknown.clone()),
+        };
+        if let Some(error) = left {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                secret.name = %id,
+                "a secret that may have no version was left behind"
+            );
         }
-        added
+        version_number(&added?.name, &id)
     }
 
     pub(super) async fn add(
@@ -93,9 +99,16 @@ impl Api {
         id: &str,
         payload: SecretPayload,
     ) -> Result<Arc<str>, BackendError> {
+        version_number(&self.add_version(path, payload).await?.name, id)
+    }
+
+    async fn add_version(
+        &self,
+        path: String,
+        payload: SecretPayload,
+    ) -> Result<SecretVersion, BackendError> {
         let call = self.client.add_secret_version().set_parent(path).set_payload(payload).send();
-        let added = self.call(Asked::Secret, call).await?;
-        version_number(&added.name, id)
+        self.call(Asked::Secret, call).await
     }
 
     pub(super) async fn versions(
@@ -126,6 +139,21 @@ impl Api {
             newest.stages.push("latest".into());
         }
         Ok(entries)
+    }
+}
+
+/// Whether a write certainly had no effect.
+fn is_refusal(error: &BackendError) -> bool {
+    match error {
+        BackendError::PermissionDenied(_)
+        | BackendError::Throttled { .. }
+        | BackendError::Invalid(_)
+        | BackendError::NotFound => true,
+        BackendError::Conflict
+        | BackendError::Disabled
+        | BackendError::PendingDeletion
+        | BackendError::Unavailable(_)
+        | BackendError::TimedOut => false,
     }
 }
 

@@ -54,14 +54,6 @@ pub(super) struct Cluster {
     timeout: Duration,
 }
 
-/// A change of an object, in one of two languages.
-pub(super) enum Patch {
-    /// RFC 7396.
-    Merge(Bytes),
-    /// RFC 6902.
-    Json(Bytes),
-}
-
 /// Reads what says where the cluster is.
 pub(super) async fn configuration(
     path: Option<PathBuf>,
@@ -182,17 +174,15 @@ impl Cluster {
         self.call(request(Method::POST, &target, METADATA_ONLY, Some(body)), object, true).await
     }
 
+    /// Sends a change in the language of RFC 7396.
     pub(super) async fn patch(
         &self,
         path: &str,
         object: &str,
-        patch: Patch,
+        patch: Bytes,
     ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
         let target = format!("{path}?fieldManager=vaultmux-mesh");
-        let body = match patch {
-            Patch::Merge(body) => ("application/merge-patch+json", body),
-            Patch::Json(body) => ("application/json-patch+json", body),
-        };
+        let body = ("application/merge-patch+json", patch);
         self.call(request(Method::PATCH, &target, METADATA_ONLY, Some(body)), object, true).await
     }
 

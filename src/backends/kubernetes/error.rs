@@ -20,8 +20,6 @@ pub(super) enum Refusal {
     AlreadyExists,
     /// The object is not what the caller had read.
     Changed(Cause),
-    /// A JSON patch that says what to remove found it missing.
-    DoesNotApply,
     /// The pages' snapshot is gone; where to go on in a newer one.
     Expired {
         next: Option<String>,
@@ -91,7 +89,6 @@ impl From<Refusal> for BackendError {
             Refusal::NotFound | Refusal::OutOfBounds => Self::NotFound,
             Refusal::AlreadyExists => Self::Conflict,
             Refusal::Changed(cause) => Self::Unavailable(Some(cause)),
-            Refusal::DoesNotApply => Self::Invalid("the patch does not apply".to_owned()),
             // A list that starts over may succeed.
             Refusal::Expired { .. } => {
                 Self::Unavailable(Some(cause("the listing took too long".to_owned())))
@@ -123,7 +120,6 @@ impl Answer<'_> {
                 Refusal::Expired { next: (!next.is_empty()).then_some(next) }
             }
             // Its text may quote the whole object, with all its values.
-            (422, _) if status.details.causes.is_empty() => Refusal::DoesNotApply,
             (422, _) => {
                 let immutable_is_set =
                     |cause: &StatusCause| cause.message.contains("field is immutable when");
@@ -183,7 +179,7 @@ mod tests {
                 r#"Expired { next: Some("n""#,
             ),
             (410, r#"{"kind":"Status","reason":"Expired"}"#, "Expired { next: None"),
-            (422, invalid, "DoesNotApply"),
+            (422, invalid, r#"Other(Invalid("no valid Secret"#),
             (422, too_long, r#"Other(Invalid("no valid Secret"#),
             (422, frozen, r#"Other(Invalid("the Secret is immutable"#),
             (401, r#"{"kind":"Status","reason":"Unauthorized"}"#, "Other(PermissionDenied("),

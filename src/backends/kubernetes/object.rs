@@ -249,21 +249,6 @@ pub(super) fn with_key(
     body(&change, value.map_or(0, str::len))
 }
 
-/// A JSON patch that sets a key which is there. Its `replace` would do for one that is
-/// not, too: the API server's does not follow RFC 6902 there. Its `remove` does.
-pub(super) fn replacing(key: &str, value: &SecretValue) -> Result<Bytes, BackendError> {
-    #[derive(Serialize)]
-    #[serde(tag = "op", rename_all = "lowercase")]
-    enum Step<'a> {
-        Remove { path: &'a str },
-        Add { path: &'a str, value: &'a str },
-    }
-    let value = encoded(value);
-    // Keys have neither `/` nor `~`, which a pointer would have to escape.
-    let path = format!("/data/{key}");
-    body(&[Step::Remove { path: &path }, Step::Add { path: &path, value: &value }], value.len())
-}
-
 /// The body of a delete that only hits this version.
 pub(super) fn precondition(version: &str) -> Result<Bytes, BackendError> {
     #[derive(Serialize)]

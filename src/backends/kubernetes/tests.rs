@@ -110,13 +110,12 @@ async fn refusals_and_failures_are_sorted_on_every_method() {
         Fault::new("expired token", status(401, "Unauthorized"), "permission_denied"),
         Fault::new("denied", status(403, "Forbidden"), "permission_denied"),
         Fault::new("denied by admission", quoting(403, "Forbidden"), "permission_denied")
-            .on(&[Method::Create, Method::Update]),
+            .on(&[Method::Create]),
         Fault::new("refused by admission", quoting(400, "Whatever"), "invalid")
-            .on(&[Method::Create, Method::Update]),
+            .on(&[Method::Create]),
         Fault::new("admission fails", quoting(500, "InternalError"), "unavailable")
-            .on(&[Method::Create, Method::Update]),
-        Fault::new("no valid object", quoting(422, "Invalid"), "invalid")
-            .on(&[Method::Create, Method::Update]),
+            .on(&[Method::Create]),
+        Fault::new("no valid object", quoting(422, "Invalid"), "invalid").on(&[Method::Create]),
         Fault::new(
             "throttled",
             status(429, "TooManyRequests").header("retry-after", "7"),
@@ -153,9 +152,6 @@ async fn refusals_and_failures_are_sorted_on_every_method() {
             Method::Versions,
         ]),
         Fault::new("gone", status(410, "Expired"), "unavailable").on(&[Method::List]),
-        Fault::new("no such key", status(422, "Invalid"), "not_found").on(&[Method::Update]),
-        Fault::new("changed by others", status(409, "Conflict"), "unavailable")
-            .on(&[Method::Update]),
         Fault::new("missing", status(404, "NotFound"), "not_found").on(&[
             Method::Get,
             Method::Update,
@@ -168,7 +164,7 @@ async fn refusals_and_failures_are_sorted_on_every_method() {
             ok(&changed(object("1", json!({"password": CANARY})), "/metadata/name", json!("db2"))),
             "invalid",
         )
-        .on(&[Method::Get, Method::Delete, Method::Versions]),
+        .on(&[Method::Get, Method::Update, Method::Delete, Method::Versions]),
         Fault::new(
             "another namespace",
             ok(&changed(
@@ -178,7 +174,7 @@ async fn refusals_and_failures_are_sorted_on_every_method() {
             )),
             "invalid",
         )
-        .on(&[Method::Get, Method::Delete, Method::Versions]),
+        .on(&[Method::Get, Method::Update, Method::Delete, Method::Versions]),
         Fault::new("not base64", ok(&object("1", json!({"password": CANARY}))), "invalid")
             .on(&[Method::Get]),
     ]);
@@ -243,11 +239,12 @@ async fn credentials_for_the_cluster_are_not_found() {
         for refused in [
             backend.get(&db, &SecretVersion::Latest).await.map(drop),
             backend.versions(&db).await.map(drop),
+            backend.update(&db, &value).await.map(drop),
             backend.delete(&db, true).await,
         ] {
             assert!(matches!(refused, Err(BackendError::NotFound)), "{kind}: {refused:?}");
         }
-        assert_eq!(lines(&fake), vec![format!("GET {SECRETS}/db"); 3], "{kind}");
+        assert_eq!(lines(&fake), vec![format!("GET {SECRETS}/db"); 4], "{kind}");
         script(&fake, vec![status(409, "AlreadyExists"), ok(&held)]);
         let refused = backend.create(&db, &value).await;
         assert!(matches!(refused, Err(BackendError::Conflict)), "{kind}: {refused:?}");
@@ -281,20 +278,85 @@ async fn a_new_secret_is_one_call_and_no_answer_holds_values() {
             "data": {"password": "cA=="},
         })
     );
+}
 
-    let updated = backend.update(&name("db/password"), &SecretValue::new("q")).await;
-    assert_eq!(&*updated.expect("updated"), "5");
-    let [call] = &fake.calls()[..] else { panic!("not one call") };
-    assert_eq!(line(call), format!("PATCH {SECRETS}/db?fieldManager=vaultmux-mesh"));
-    assert_eq!(call.headers["content-type"], "application/json-patch+json");
-    assert!(call.headers["accept"].to_str().expect("text").contains("as=PartialObjectMetadata"));
-    assert_eq!(
-        body(call),
-        json!([
-            {"op": "remove", "path": "/data/password"},
-            {"op": "add", "path": "/data/password", "value": "cQ=="},
-        ])
+#[tokio::test]
+async fn a_key_is_changed_only_in_what_was_read() {
+    let fake = Fake::start().await;
+    let backend = backend(&fake, TIMEOUT);
+    let (db, value) = (name("db/password"), SecretValue::new("q"));
+    let lost = status(409, "Conflict");
+    let with = |version: &str, key: &str| ok(&object(version, json!({key: "eA=="})));
+
+    script(&fake, vec![with("1", "password"), with("2", "password")]);
+    assert_eq!(&*backend.update(&db, &value).await.expect("updated"), "2");
+    let [read, write] = &fake.calls()[..] else { panic!("not two calls") };
+    assert_eq!(line(read), format!("GET {SECRETS}/db"));
+    assert_eq!(line(write), format!("PATCH {SECRETS}/db?fieldManager=vaultmux-mesh"));
+    assert_eq!(write.headers["content-type"], "application/merge-patch+json");
+    assert!(write.headers["accept"].to_str().expect("text").contains("as=PartialObjectMetadata"));
+    let guarded =
+        |version| json!({"metadata": {"resourceVersion": version}, "data": {"password": "cQ=="}});
+    assert_eq!(body(write), guarded("1"));
+
+    // Another writer comes between.
+    script(
+        &fake,
+        vec![with("1", "password"), lost.clone(), with("2", "password"), with("3", "password")],
     );
+    assert_eq!(&*backend.update(&db, &value).await.expect("updated"), "3");
+    let calls = fake.calls();
+    assert_eq!(calls.len(), 4);
+    assert_eq!(body(&calls[3]), guarded("2"));
+
+    // And takes the key away, the object, or puts one there that is out of bounds.
+    let token = json!("bootstrap.kubernetes.io/token");
+    let token = ok(&changed(object("2", json!({"password": "eA=="})), "/type", token));
+    for second in [with("2", "user"), status(404, "NotFound"), token] {
+        script(&fake, vec![with("1", "password"), lost.clone(), second]);
+        let refused = backend.update(&db, &value).await;
+        assert!(matches!(refused, Err(BackendError::NotFound)), "{refused:?}");
+        assert_eq!(fake.calls().len(), 3);
+    }
+    script(&fake, vec![with("1", "password"), status(404, "NotFound")]);
+    let refused = backend.update(&db, &value).await;
+    assert!(matches!(refused, Err(BackendError::NotFound)), "{refused:?}");
+
+    // For ever.
+    fake.calls();
+    let held = object("1", json!({"password": "eA=="}));
+    fake.on(move |call| match call.method.as_str() {
+        "GET" => ok(&held),
+        _ => status(409, "Conflict"),
+    });
+    let refused = backend.update(&db, &value).await;
+    assert!(matches!(refused, Err(BackendError::Unavailable(Some(_)))), "{refused:?}");
+    assert_eq!(fake.calls().len(), 24);
+
+    let frozen = changed(object("1", json!({"password": "eA=="})), "/immutable", json!(true));
+    fake.always(ok(&frozen));
+    let refused = backend.update(&db, &value).await.expect_err("immutable");
+    assert_eq!(refused.to_string(), "the store refused the request: the Secret is immutable");
+    assert_eq!(fake.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn what_admission_says_of_a_change_is_not_told() {
+    let fake = Fake::start().await;
+    let backend = backend(&fake, TIMEOUT);
+    let held = ok(&object("1", json!({"password": "eA=="})));
+    for (code, reason, kind) in [
+        (403, "Forbidden", "permission_denied"),
+        (400, "Whatever", "invalid"),
+        (422, "Invalid", "invalid"),
+        (500, "InternalError", "unavailable"),
+    ] {
+        script(&fake, vec![held.clone(), quoting(code, reason)]);
+        let refused = backend.update(&name("db/password"), &SecretValue::new(CANARY)).await;
+        let error = refused.expect_err(reason);
+        assert_eq!(error.kind(), kind);
+        assert!(!format!("{error:?}").contains(CANARY), "{error:?}");
+    }
 }
 
 #[tokio::test]
@@ -415,8 +477,15 @@ async fn what_cannot_be_is_not_sent() {
     let fake = Fake::start().await;
     let shop = backend(&fake, TIMEOUT);
     let (db, large) = (name("db/password"), SecretValue::new(vec![0; (1 << 20) + 1]));
-    for refused in [shop.create(&db, &large).await, shop.update(&db, &large).await] {
+    for refused in [
+        shop.accepts(&large),
+        shop.create(&db, &large).await.map(drop),
+        shop.update(&db, &large).await.map(drop),
+    ] {
         assert!(matches!(refused, Err(BackendError::Invalid(_))), "{refused:?}");
+    }
+    for (length, accepted) in [(0, true), (1 << 20, true), ((1 << 20) + 1, false)] {
+        assert_eq!(shop.accepts(&SecretValue::new(vec![0; length])).is_ok(), accepted, "{length}");
     }
     for namespace in ["", "..", "a/b", "a?b", "A", "-a", "a-", "a.b", "a%2fb", &"a".repeat(64)] {
         let backend = within(&fake.url, namespace, TIMEOUT);

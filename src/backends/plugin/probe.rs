@@ -11,7 +11,7 @@ use tonic_health::pb::{
 };
 
 use super::{
-    PAGE, Plaintext, PluginBackend, PluginInfo, PluginSettings, ask,
+    MAX_NAMES, PAGE, Plaintext, PluginBackend, PluginInfo, PluginSettings, ask,
     connection::Session,
     error::is_of_transport,
     proto::{CreateRequest, DeleteRequest, GetRequest, ListRequest},
@@ -238,8 +238,15 @@ impl Probe<'_> {
                     .map_err(|error| format!("{name:?} is left out of lists: {error}"))?;
             }
             let count = page.names.len();
-            if self.session.capabilities.pages && count > PAGE as usize {
+            let pages = self.session.capabilities.pages;
+            if pages && count > PAGE as usize {
                 return Err(format!("{count} names where {PAGE} were asked for"));
+            }
+            if count > MAX_NAMES {
+                return Err(format!("{count} names; {MAX_NAMES} are taken"));
+            }
+            if !pages && !page.next_page_token.is_empty() {
+                return Err("a page token, and no capability of pages".to_owned());
             }
             if page.next_page_token.is_empty() {
                 return Ok(());

@@ -246,6 +246,26 @@ async fn lies_are_refused() {
         let shown = shown(backend.list(Some("token")).await);
         assert!(shown.starts_with("invalid: "), "{row}: {shown}");
     }
+    for (row, count, next_page_token, expected) in [
+        ("all at once", 10_000, "", "ok"),
+        ("too many", 10_001, "", "invalid: "),
+        ("a token of no use", 1, "next", "invalid: "),
+    ] {
+        plugin.on(move |method| match method {
+            "GetInfo" => {
+                let capabilities = Capabilities { list: true, ..Capabilities::default() };
+                Reply::Info(GetInfoResponse { capabilities: Some(capabilities), ..info() })
+            }
+            _ => {
+                let names = vec!["a".to_owned(); count];
+                Reply::List(ListResponse { names, next_page_token: next_page_token.to_owned() })
+            }
+        });
+        match self::backend(&plugin.socket).list(None).await {
+            Ok(page) => assert_eq!((page.names.len(), expected), (count, "ok"), "{row}"),
+            Err(error) => assert!(shown::<()>(Err(error)).starts_with(expected), "{row}"),
+        }
+    }
     plugin.on(|_| {
         let names = ["../a", "a", "", "a//b", "a\0", "\u{e9}", "a/./b", "b c", "-"];
         let names = names.map(str::to_owned).to_vec();
@@ -276,10 +296,12 @@ async fn what_a_plugin_cannot_do_is_not_asked_of_it() {
     plugin.on(can(Some(nothing)));
     let value = SecretValue::new("x");
     let a = name("a");
+    backend.accepts(&value).expect("nothing is known yet");
     for shown in [
         shown(backend.create(&a, &value).await),
         shown(backend.update(&a, &value).await),
         shown(backend.delete(&a, true).await),
+        shown(backend.accepts(&value)),
     ] {
         assert!(shown.ends_with("the plugin is read-only"), "{shown}");
     }
@@ -292,7 +314,10 @@ async fn what_a_plugin_cannot_do_is_not_asked_of_it() {
     for (value, text) in [("", "takes no empty value"), ("elevenbytes", "values up to 10 bytes")] {
         let shown = shown(backend.create(&a, &SecretValue::new(value)).await);
         assert!(shown.ends_with(text), "{shown}");
+        let shown = self::shown(backend.accepts(&SecretValue::new(value)));
+        assert!(shown.ends_with(text), "{shown}");
     }
+    backend.accepts(&SecretValue::new("ten bytes.")).expect("short enough");
     backend.create(&a, &SecretValue::new("ten bytes.")).await.expect("created");
 
     let backend = self::backend(&plugin.socket);

@@ -23,6 +23,9 @@ use crate::{
 /// Locks for writes: enough that two names seldom share one.
 const LOCKS: usize = 64;
 
+/// Bytes of a hash that stand for a version.
+const HASH_LEN: usize = 8;
+
 /// A mount of version 1.
 pub(super) struct Kv1 {
     api: Api,
@@ -34,6 +37,15 @@ pub(super) struct Kv1 {
 #[derive(Deserialize)]
 struct ReadAnswer {
     data: Object,
+}
+
+/// Whether a version can be one of ours, which are hashes.
+pub(super) fn can_have(version: &SecretVersion) -> bool {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    match version {
+        SecretVersion::Latest => true,
+        SecretVersion::Selected(text) => text.len() == 2 * HASH_LEN && text.bytes().all(is_digit),
+    }
 }
 
 // === impl Kv1 ===
@@ -52,6 +64,9 @@ impl Kv1 {
         name: &SecretName,
         version: &SecretVersion,
     ) -> Result<SecretRecord, BackendError> {
+        if !can_have(version) {
+            return Err(BackendError::NotFound);
+        }
         let answer = self.api.get(self.api.path("", name)).await?;
         if !answer.is_success() {
             return Err(from_answer(&answer));
@@ -137,6 +152,10 @@ impl Kv1 {
         hash.update(&[0]);
         hash.update(value.expose_secret());
         let hash = hash.finish();
-        hash.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+        hash.as_ref()[..HASH_LEN]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+            .into()
     }
 }

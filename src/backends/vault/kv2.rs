@@ -17,7 +17,7 @@ use super::{
     value::{Object, to_object},
 };
 use crate::{
-    backends::{BackendError, VersionEntry},
+    backends::{BackendError, VersionEntry, failure::cause},
     secret::{SecretName, SecretRecord, SecretValue, SecretVersion},
 };
 
@@ -157,7 +157,8 @@ impl Kv2 {
                 Err(refused) => return Err(from_answer(&refused)),
             }
         }
-        Err(BackendError::Conflict)
+        // Not that the name is taken: the same call may succeed once the others are done.
+        Err(BackendError::Unavailable(Some(cause("other updates kept coming first".to_owned()))))
     }
 
     pub(super) async fn delete(&self, name: &SecretName, force: bool) -> Result<(), BackendError> {
@@ -230,6 +231,14 @@ fn read(answer: &Answer) -> Result<Read, BackendError> {
     match answer.json::<ReadAnswer>() {
         Ok(ReadAnswer { data }) if answer.status == 404 => Err(data.metadata.state().error()),
         _ => Err(from_answer(answer)),
+    }
+}
+
+/// Whether there can be such a version.
+pub(super) fn can_have(version: &SecretVersion) -> bool {
+    match version {
+        SecretVersion::Latest => true,
+        SecretVersion::Selected(text) => number(text).is_some(),
     }
 }
 

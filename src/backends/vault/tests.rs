@@ -273,6 +273,14 @@ async fn version_1_looks_first() {
     assert_eq!(found.version, made);
     assert_eq!(seen(&fake), ["GET /v1/secret/a/b"]);
     let by_version = SecretVersion::parse(&made).expect("can be selected");
+    assert!(backend.can_have(&by_version) && backend.can_have(&SecretVersion::Latest));
+    for never in ["1", "previous", "0123456789ABCDEF", "0123456789abcdef0"] {
+        let never = SecretVersion::parse(never).expect("a selector");
+        assert!(!backend.can_have(&never), "{never:?}");
+        let error = backend.get(&secret, &never).await.expect_err("no hash");
+        assert_eq!(error.kind(), "not_found");
+    }
+    assert_eq!(seen(&fake), [""; 0]);
     backend.get(&secret, &by_version).await.expect("found");
     let other = backend.update(&secret, &SecretValue::new("other")).await.expect("updated");
     assert_ne!(made, other);
@@ -356,7 +364,7 @@ async fn a_create_that_may_not_update_still_tells_what_is_taken() {
 async fn updates_start_over_when_another_came_first() {
     let fake = Fake::start().await;
     let value = SecretValue::new("x");
-    for (lost, kind, calls) in [(1, "ok", 4), (2, "ok", 6), (3, "conflict", 6)] {
+    for (lost, kind, calls) in [(1, "ok", 4), (2, "ok", 6), (3, "unavailable", 6)] {
         let left = AtomicUsize::new(lost);
         let backend = answering(&fake, settings(&fake.url), move |call| {
             let lose = |left: usize| left.checked_sub(1);
@@ -384,8 +392,12 @@ async fn selectors_that_vault_would_bend_are_not_sent() {
         let version = SecretVersion::parse(selector).expect("a selector");
         let error = backend.get(&name("db"), &version).await.expect_err(selector);
         assert_eq!(error.kind(), "not_found", "{selector}");
+        assert!(!backend.can_have(&version), "{selector}");
     }
     assert_eq!(seen(&fake), [""; 0]);
+    for selector in ["latest", "1", "4294967295"] {
+        assert!(backend.can_have(&SecretVersion::parse(selector).expect("a selector")));
+    }
     let other = r#"{"data":{"data":{"a":1},"metadata":{"version":2}}}"#;
     fake.always(Reply::json(200, other));
     let third = SecretVersion::parse("3").expect("a selector");
@@ -417,11 +429,14 @@ async fn values_that_are_too_long_are_refused_without_a_call() {
     let fake = Fake::start().await;
     let backend = ready(&fake, settings(&fake.url), TIMEOUT).await;
     let long = SecretValue::new(vec![b'x'; MAX_VALUE + 1]);
-    for refused in
-        [backend.create(&name("db"), &long).await, backend.update(&name("db"), &long).await]
-    {
+    for refused in [
+        backend.accepts(&long),
+        backend.create(&name("db"), &long).await.map(drop),
+        backend.update(&name("db"), &long).await.map(drop),
+    ] {
         assert_eq!(refused.expect_err("too long").kind(), "invalid");
     }
+    backend.accepts(&SecretValue::new(vec![b'x'; MAX_VALUE])).expect("short enough");
     assert_eq!(seen(&fake), [""; 0]);
 }
 

@@ -313,12 +313,23 @@ async fn connect_calls_no_one_and_refuses_settings_that_cannot_work() {
 }
 
 #[tokio::test]
-async fn empty_values_are_refused_without_a_call() {
+async fn values_that_aws_cannot_hold_are_refused_without_a_call() {
     let fake = Fake::start().await;
     let backend = backend(&fake.url, "", TIMEOUT).await;
-    let (name, empty) = (name("db"), SecretValue::new(""));
-    for refused in [backend.create(&name, &empty).await, backend.update(&name, &empty).await] {
-        assert!(matches!(refused, Err(BackendError::Invalid(_))), "{refused:?}");
+    let name = name("db");
+    for wrong in [vec![], vec![b'x'; (64 << 10) + 1], vec![0xff; (64 << 10) + 1]] {
+        let wrong = SecretValue::new(wrong);
+        for refused in [
+            backend.accepts(&wrong),
+            backend.create(&name, &wrong).await.map(drop),
+            backend.update(&name, &wrong).await.map(drop),
+        ] {
+            assert!(matches!(refused, Err(BackendError::Invalid(_))), "{refused:?}");
+        }
+    }
+    // Of the last it depends on how AWS counts.
+    for right in [vec![0], vec![0xff; 64 << 10], "\u{e9}".repeat(64 << 10).into_bytes()] {
+        backend.accepts(&SecretValue::new(right)).expect("not refused here");
     }
     assert_eq!(operations(&fake), [""; 0]);
 }
