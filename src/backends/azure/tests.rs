@@ -453,6 +453,8 @@ async fn neither_values_nor_tokens_are_logged_by_the_sdk() {
         .with_max_level(tracing::Level::TRACE)
         .with_writer(move || writer.clone())
         .finish();
+    // While there is but one, what another test's thread logs first is off for all threads.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(subscriber);
     let vault = Vault::start().await;
     let backend = vault.backend(TIMEOUT);
