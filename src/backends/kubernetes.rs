@@ -30,7 +30,7 @@ use super::{
 use crate::secret::{NameGrammar, SecretName, SecretRecord, SecretValue, SecretVersion};
 
 /// Objects in one page of a listing, each of up to a mebibyte and more.
-const PAGE: usize = 50;
+const PAGE: usize = 10;
 
 /// How often a write starts over because another one came between its read and
 /// itself. Each time somebody else has got further.
@@ -60,6 +60,9 @@ pub enum NamespaceScope {
 /// Settings that no call could succeed with. Its texts quote no file's content.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KubernetesSetupError {
+    /// Plain HTTP to another machine.
+    #[error("the API server's address is plain http: tokens and values would travel in the clear")]
+    InTheClear,
     /// No kubeconfig, and no pod's service account.
     #[error("this is no pod with a service account, and no kubeconfig is named: {0}")]
     NotInCluster(String),

@@ -118,7 +118,7 @@ impl BackendFile {
                 Ok(BackendSettings::File { path: context.resolve(&path) })
             }
             #[cfg(feature = "aws")]
-            Self::AwsSecretsManager(file) => Ok(BackendSettings::Aws(file.check()?)),
+            Self::AwsSecretsManager(file) => Ok(BackendSettings::Aws(file.check(mode)?)),
             #[cfg(feature = "azure")]
             Self::AzureKeyVault(file) => Ok(BackendSettings::Azure(file.check(mode, context)?)),
             #[cfg(feature = "gcp")]
@@ -131,6 +131,16 @@ impl BackendFile {
             Self::VaultKv(file) => Ok(BackendSettings::Vault(file.check(context)?)),
         }
     }
+}
+
+#[cfg(any(feature = "aws", feature = "gcp"))]
+/// Whether a URL is plain HTTP to another host: a proxy beside us may well do TLS.
+fn is_in_the_clear(url: &str) -> bool {
+    let Ok(url) = url.parse::<http::Uri>() else { return true };
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let loopback = host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    url.scheme_str() != Some("https") && !loopback
 }
 
 /// Refuses what is not an http or https URL with a host.

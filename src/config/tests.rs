@@ -422,6 +422,53 @@ fn vaultmux_servers_environment_knows_gcp() {
 
 #[cfg(feature = "gcp")]
 #[test]
+fn metadata_tokens_are_not_asked_for_through_a_proxy() {
+    let read = |settings: &str, variables: &[(&str, &str); 2]| {
+        let yaml =
+            format!("backends: {{gcp: {{type: gcp_secret_manager, project: p{settings}}}}}\n");
+        Config::parse(&yaml, Path::new("dir/vaultmux.yaml"), &Environment::from(*variables))
+    };
+    let proxy = ("HTTP_PROXY", "http://proxy:3128");
+    for (settings, variable, allowed) in [
+        ("", ("NO_PROXY", ""), false),
+        ("", ("NO_PROXY", "metadata.google.internal"), false),
+        ("", ("NO_PROXY", "metadata.google.internal,169.254.169.254"), true),
+        ("", ("no_proxy", ".google.internal, 169.254.169.254"), true),
+        ("", ("NO_PROXY", "*"), true),
+        ("", ("GOOGLE_APPLICATION_CREDENTIALS", "/key.json"), true),
+        (", credentials_file: key.json", ("NO_PROXY", ""), true),
+    ] {
+        let read = read(settings, &[proxy, variable]);
+        assert_eq!(read.is_ok(), allowed, "{settings} {variable:?}: {:?}", read.err());
+    }
+    assert!(read("", &[("HTTPS_PROXY", "http://proxy:3128"), ("A", "b")]).is_ok());
+}
+
+#[cfg(feature = "aws")]
+#[test]
+fn aws_values_do_not_travel_in_the_clear() {
+    let read = |mode: &str, url: &str| {
+        let yaml = format!(
+            "mode: {mode}\nbackends: {{aws: {{type: aws_secrets_manager, region: us-east-1, \
+             endpoint_url: '{url}'}}}}\n"
+        );
+        Config::parse(&yaml, Path::new("dir/vaultmux.yaml"), &Environment::default())
+    };
+    for (mode, url, allowed) in [
+        ("cluster", "http://secretsmanager.example.com", false),
+        ("cluster", "http://127.0.0.1.example.com:80", false),
+        ("cluster", "https://vpce-1.secretsmanager.us-east-1.vpce.amazonaws.com", true),
+        ("cluster", "http://127.0.0.1:4566", true),
+        ("cluster", "http://[::1]:4566", true),
+        ("development", "http://localstack:4566", true),
+    ] {
+        let read = read(mode, url);
+        assert_eq!(read.is_ok(), allowed, "{mode} {url}: {:?}", read.err());
+    }
+}
+
+#[cfg(feature = "gcp")]
+#[test]
 fn gcp_settings_are_checked() {
     let read = |settings: &str| {
         let yaml = format!(

@@ -327,7 +327,7 @@ async fn a_listing_outlives_its_snapshot(api: &ApiServer) {
     let first = backend.list(None).await.expect("listed");
     let cursor = first.cursor.expect("more");
     // What the cursor points into is gone once the API server itself says so.
-    let query = format!("limit=50&continue={cursor}");
+    let query = format!("limit=10&continue={cursor}");
     until("compaction", async || {
         let marker = json!({"metadata": {"annotations": {"tick": fastrand::u64(..).to_string()}}});
         api.admin(Method::PATCH, "/api/v1/namespaces/team-b", marker).await;

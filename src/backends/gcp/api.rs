@@ -84,10 +84,10 @@ impl Api {
             Err(unknown) => Some(unknown.clone()),
         };
         if let Some(error) = left {
+            // Neither the name nor Google's text, which holds it.
             tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                secret.name = %id,
-                "a secret that may have no version was left behind"
+                kind = error.kind(),
+                "a secret that may have no version was left behind; an update repairs it"
             );
         }
         version_number(&added?.name, &id)

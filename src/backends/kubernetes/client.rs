@@ -37,7 +37,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(60);
 
 /// The longest answer, in bytes: a page full of the largest objects.
-const MAX_ANSWER: usize = 128 << 20;
+const MAX_ANSWER: usize = 16 << 20;
 
 /// The longest refusal of which more than the status is read.
 const MAX_REFUSAL: usize = 256 << 10;
@@ -119,6 +119,16 @@ impl Cluster {
             Some(_) => None,
             None => config.auth_info.token_file.take(),
         };
+        let loopback = |host: &str| {
+            let host = host.trim_matches(['[', ']']);
+            host == "localhost"
+                || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        };
+        if config.cluster_url.scheme_str() != Some("https")
+            && !config.cluster_url.host().is_some_and(loopback)
+        {
+            return Err(SetupError::InTheClear);
+        }
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);

@@ -463,7 +463,7 @@ async fn a_listing_goes_on_where_its_snapshot_ran_out() {
     assert_eq!(names, ["db/password", "db/user"]);
     assert_eq!(listed.cursor.as_deref(), Some("n+/="));
     let calls = lines(&fake);
-    assert!(calls[0].starts_with(&format!("GET {SECRETS}?limit=50&fieldSelector=type%21%3D")));
+    assert!(calls[0].starts_with(&format!("GET {SECRETS}?limit=10&fieldSelector=type%21%3D")));
     assert!(calls[0].ends_with("&continue=old"), "{}", calls[0]);
     assert!(calls[1].ends_with("&continue=newer"), "{}", calls[1]);
 

@@ -97,9 +97,10 @@ pub(super) fn from_grpc(status: &Status, request_id: &str) -> BackendError {
     }
 }
 
-/// What the plugin said, for the log.
+/// What the plugin said, for the log. Not its words: those about a write could quote the
+/// value. The plugin's own log has them under the request's id.
 fn said(status: &Status, request_id: &str) -> Cause {
-    cause(format!("{:?}, request {request_id}: {}", status.code(), status.message()))
+    cause(format!("code {:?}, request {request_id}", status.code()))
 }
 
 /// There is no room for a cause in this error, so it is logged here.

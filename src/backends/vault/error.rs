@@ -47,6 +47,10 @@ pub(super) fn from_answer(answer: &Answer) -> BackendError {
         // A node that is behind, two that only wait, and others that send on to
         // the active one: all a matter of time, or of the load balancer.
         412 | 472 | 473 | 300..=399 => BackendError::Unavailable(cause()),
+        // Its storage has a limit of its own, and says so like this.
+        500 if body(answer).says("value being too large") => {
+            BackendError::Invalid("the value is too large for its storage".to_owned())
+        }
         status => from_status(status, answer.retry_after, cause()),
     }
 }

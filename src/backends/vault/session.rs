@@ -28,6 +28,8 @@ const REFUSED: Duration = Duration::from_secs(5);
 
 /// The same for one that failed for other reasons.
 const FAILED: Duration = Duration::from_secs(1);
+/// However long a server asks to be left alone: nobody waits for an hour.
+const LONGEST_HOLD: Duration = Duration::from_secs(60);
 
 /// A token as it is sent, and how long it can be used.
 pub(super) struct Token {
@@ -208,7 +210,9 @@ impl Session {
             Err(error) => {
                 let hold = match error {
                     BackendError::PermissionDenied(_) | BackendError::Invalid(_) => REFUSED,
-                    BackendError::Throttled { retry_after } => retry_after.unwrap_or(FAILED),
+                    BackendError::Throttled { retry_after } => {
+                        retry_after.map_or(FAILED, |wait| wait.min(LONGEST_HOLD))
+                    }
                     _ => FAILED,
                 };
                 state.failed = Some((error.clone(), now + hold));

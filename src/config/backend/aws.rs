@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::http_url;
+use super::{Mode, http_url, is_in_the_clear};
 use crate::backends::aws::{AssumeRole, AwsBackend, AwsSettings};
 
 #[derive(Deserialize)]
@@ -26,7 +26,7 @@ pub(in crate::config) struct AwsFile {
 // === impl AwsFile ===
 
 impl AwsFile {
-    pub(super) fn check(self) -> Result<AwsSettings, String> {
+    pub(super) fn check(self, mode: Mode) -> Result<AwsSettings, String> {
         let Self { region, prefix, endpoint_url, tags, kms_key_id, recovery_window_days, .. } =
             self;
         if !prefix.chars().all(|c| AwsBackend::GRAMMAR.allows(c)) || prefix.len() > 255 {
@@ -40,6 +40,12 @@ impl AwsFile {
         }
         if let Some(url) = &endpoint_url {
             http_url("endpoint_url", url)?;
+            if is_in_the_clear(url) && mode != Mode::Development {
+                return Err(format!(
+                    "endpoint_url {url:?} would send values in the clear to another machine: use \
+                     https, or `mode: development` for an emulator"
+                ));
+            }
         }
         let assume_role = match (self.assume_role, self.external_id, self.session_name) {
             (Some(role), external_id, session_name) => {

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::http_url;
+use super::{http_url, is_in_the_clear};
 use crate::{
     backends::gcp::{GcpCredentials, GcpSettings},
-    config::value::Context,
+    config::{Environment, value::Context},
 };
 
 #[derive(Deserialize)]
@@ -62,6 +62,15 @@ impl GcpFile {
             }
             None => {}
         }
+        // The SDK asks the metadata server through whatever proxy is set: that one could
+        // answer with an identity of its own, and would see the token.
+        let metadata_may_be_asked = credentials == GcpCredentials::ApplicationDefault
+            && context.environment.get("GOOGLE_APPLICATION_CREDENTIALS").is_none();
+        if metadata_may_be_asked && proxied(context.environment) {
+            return Err("HTTP_PROXY would be asked for the metadata server's tokens: set \
+                        NO_PROXY=metadata.google.internal,169.254.169.254"
+                .to_owned());
+        }
         let settings =
             GcpSettings { project, location, prefix, endpoint_url, impersonate, credentials };
         settings.check().map_err(|error| error.to_string())?;
@@ -69,11 +78,23 @@ impl GcpFile {
     }
 }
 
-/// Whether a URL is plain HTTP to another host: a proxy beside us may well do TLS.
-fn is_in_the_clear(url: &str) -> bool {
-    let Ok(url) = url.parse::<http::Uri>() else { return true };
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let loopback = host == "localhost"
-        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    url.scheme_str() != Some("https") && !loopback
+/// Whether plain HTTP to the metadata server goes through a proxy, as far as its hosts are
+/// not excepted.
+fn proxied(environment: &Environment) -> bool {
+    let set = |names: [&str; 2]| names.iter().find_map(|name| environment.get(name));
+    let proxy = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
+    if !proxy.iter().any(|name| environment.get(name).is_some()) {
+        return false;
+    }
+    let excepted = set(["no_proxy", "NO_PROXY"]).unwrap_or_default();
+    let excepted: Vec<_> = excepted.split(',').map(str::trim).collect();
+    let covers = |host: &str| {
+        excepted.iter().any(|entry| {
+            let entry = entry.trim_start_matches('.');
+            entry == "*"
+                || entry == host
+                || !entry.is_empty() && host.ends_with(&format!(".{entry}"))
+        })
+    };
+    !(covers("metadata.google.internal") && covers("169.254.169.254"))
 }
