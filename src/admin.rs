@@ -26,7 +26,7 @@ struct Admin {
 #[derive(Serialize)]
 struct Backend {
     name: String,
-    /// `unknown` before the first call, `up`, `throttled`, `down`.
+    /// As [`BackendStatus::state`].
     state: &'static str,
     in_flight: usize,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -60,8 +60,8 @@ pub(super) struct Upstream {
 pub struct BackendStatus {
     /// Its configured name.
     pub name: BackendName,
-    /// `up`, `refusing` (it answers, and last refused us or the request), `throttled`,
-    /// `down`, or `unknown` before the first call.
+    /// `unknown` before the first call, `up`, `failing` or `refusing` after a last call
+    /// that did or was, `throttled` or `down` while calls are held back.
     pub state: &'static str,
     /// Calls under way.
     pub in_flight: usize,
@@ -229,16 +229,7 @@ impl Upstream {
         let state = self.state();
         BackendStatus {
             name: self.name.clone(),
-            state: match (&state.last_answer, &state.last_failure) {
-                (None, None) => "unknown",
-                (answer, Some(("permission_denied" | "invalid", failed)))
-                    if answer.is_none_or(|answer| answer < *failed)
-                        && state.circuit.state() == "up" =>
-                {
-                    "refusing"
-                }
-                _ => state.circuit.state(),
-            },
+            state: state.word(),
             in_flight: self.concurrency - self.slots.available_permits(),
             last_answer: state.last_answer,
             last_failure: state.last_failure,
@@ -276,6 +267,24 @@ impl Upstream {
     }
 }
 
+// === impl State ===
+
+impl State {
+    /// The word for `/backends`: what the circuit says, or else how the last call ended.
+    fn word(&self) -> &'static str {
+        let circuit = self.circuit.state();
+        match (self.last_answer, self.last_failure) {
+            (None, None) => "unknown",
+            (answer, Some((kind, failed)))
+                if circuit == "up" && answer.is_none_or(|answer| answer < failed) =>
+            {
+                if matches!(kind, "permission_denied" | "invalid") { "refusing" } else { "failing" }
+            }
+            _ => circuit,
+        }
+    }
+}
+
 // === impl Admitted ===
 
 impl Admitted<'_> {
@@ -297,6 +306,7 @@ impl Admitted<'_> {
         state.circuit.record(class, health, self.probe);
         let now = SystemTime::now();
         match result {
+            Err(BackendError::TimedOut) if self.short => {}
             Err(error) if is_failure(error) => state.last_failure = Some((error.kind(), now)),
             Ok(_) | Err(_) => state.last_answer = Some(now),
         }

@@ -320,7 +320,7 @@ async fn namespaces_are_kept_apart(api: &ApiServer) {
 
 async fn a_listing_outlives_its_snapshot(api: &ApiServer) {
     let backend = within(api, "team-b").await;
-    let names: Vec<_> = (100..160).map(|at| name(&format!("s{at}/k"))).collect();
+    let names: Vec<_> = (100..118).map(|at| name(&format!("s{at}/k"))).collect();
     for name in &names {
         backend.create(name, &SecretValue::new("x")).await.expect("made");
     }

@@ -192,6 +192,8 @@ async fn each_failure_has_its_status_and_others_go_on() {
         assert_eq!(state(&after, name)["last_failure"]["kind"], kind, "{after}");
     }
     assert_eq!(state(&after, "busy")["state"], "throttled");
+    assert_eq!(state(&after, "closed")["state"], "failing");
+    assert_eq!(state(&after, "strict")["state"], "refusing");
     assert_eq!(state(&after, "working")["state"], "up");
     assert!(!after.to_string().contains("canary"), "{after}");
     let ready = service.admin_client().get("admin", "/readyz").await;
