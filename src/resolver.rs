@@ -8,28 +8,24 @@
 //! [`crate::secret`] and the backend trait.
 
 mod cache;
+mod fetch;
 mod field;
 mod flight;
+mod list;
 mod refresh;
 mod settings;
 mod upstream;
+mod write;
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use self::{
     cache::{Age, Cache, Epoch, Key, Lookup},
     flight::{Flights, Lost},
     refresh::RefreshLimit,
-    upstream::{Class, Operation, Upstream},
+    upstream::Upstream,
 };
 pub use self::{
     settings::{CacheOverride, CacheSettings, Lifetimes, ResolverSettings, Standby},
@@ -37,13 +33,11 @@ pub use self::{
 };
 pub use crate::backends::BackendError;
 use crate::{
-    backends::{SecretBackend, Store, VersionEntry},
+    backends::Store,
     identity::Principal,
     metrics::{BackendGauges, CacheLookup, Metrics},
-    policy::{CollectionPermit, Permit, Verb},
-    secret::{
-        BackendName, NameEncoding, SecretName, SecretRecord, SecretRef, SecretValue, SecretVersion,
-    },
+    policy::{Permit, Verb},
+    secret::{BackendName, SecretName, SecretRecord},
 };
 
 /// Reads and writes secrets for edges that hold a permit.
@@ -293,229 +287,6 @@ impl Resolver {
         }
     }
 
-    /// Lists the names in one backend that the permit admits.
-    ///
-    /// # Errors
-    /// [`ResolveError`].
-    pub async fn list(
-        &self,
-        permit: &CollectionPermit,
-        backend: &BackendName,
-        call: impl Into<Call>,
-    ) -> Result<Vec<SecretName>, ResolveError> {
-        if permit.verb() != Verb::List {
-            return Err(ResolveError::Internal);
-        }
-        let call = call.into();
-        let upstream = Arc::clone(self.shared.upstream(backend)?);
-        let store = upstream.store.within(permit.principal().namespace());
-        let (mut names, mut listed) = (Vec::new(), 0);
-        let mut cursor: Option<Arc<str>> = None;
-        loop {
-            let (store, from) = (Arc::clone(&store), cursor.clone());
-            let page = move || {
-                let (store, from) = (Arc::clone(&store), from.clone());
-                async move { store.list(from.as_deref()).await }
-            };
-            let page =
-                self.ask_once(&upstream, "list", None, (&call, permit.principal()), page).await?;
-            listed += page.names.len();
-            names.extend(page.names.into_iter().filter(|name| permit.admits(backend, name)));
-            let next = page.cursor.map(Arc::from);
-            let refused = |text: &str| ResolveError::Backend {
-                backend: backend.clone(),
-                error: BackendError::Invalid(text.to_owned()),
-            };
-            match next {
-                None => return Ok(names),
-                // A store that goes in circles would keep us until the deadline.
-                Some(next) if cursor.as_ref() == Some(&next) => {
-                    return Err(refused("its listing does not move on"));
-                }
-                Some(_) if listed > MOST_NAMES => {
-                    return Err(refused("it lists more than 100000 names"));
-                }
-                Some(next) => cursor = Some(next),
-            }
-        }
-    }
-
-    /// Lists the versions of the secret that a `get` permit is for.
-    ///
-    /// # Errors
-    /// [`ResolveError`].
-    pub async fn versions(
-        &self,
-        permit: &Permit,
-        call: impl Into<Call>,
-    ) -> Result<Vec<VersionEntry>, ResolveError> {
-        if permit.verb() != Verb::Get {
-            return Err(ResolveError::Internal);
-        }
-        let (secret, call) = (permit.secret(), call.into());
-        let upstream = Arc::clone(self.shared.upstream(&secret.backend)?);
-        let (store, name) =
-            (upstream.store.within(permit.principal().namespace()), secret.name.clone());
-        let versions = move || {
-            let (store, name) = (Arc::clone(&store), name.clone());
-            async move { store.versions(&name).await }
-        };
-        let asked = (&call, permit.principal());
-        self.ask_once(&upstream, "versions", Some(&secret.name), asked, versions).await
-    }
-
-    /// Asks something that is not cached. In a task of its own: a caller that gives up
-    /// says nothing about the store.
-    async fn ask_once<T, F>(
-        &self,
-        upstream: &Arc<Upstream>,
-        word: &'static str,
-        name: Option<&SecretName>,
-        (call, principal): (&Call, &Principal),
-        ask: impl Fn() -> F + Send + Sync + 'static,
-    ) -> Result<T, ResolveError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, BackendError>> + Send,
-    {
-        let (upstream, until) = (Arc::clone(upstream), self.shared.until());
-        let (name, request_id) = (name.cloned(), call.request_id.clone());
-        let principal = share_of(principal);
-        let asking = tokio::spawn(async move {
-            let operation = Operation {
-                word,
-                class: Class::List,
-                name: name.as_ref(),
-                repeatable: true,
-                request_id,
-                principal,
-            };
-            let answer = upstream.call(operation, until, ask).await;
-            answer.map_err(|error| ResolveError::Backend { backend: upstream.name.clone(), error })
-        });
-        match timeout_at(call.deadline, asking).await {
-            Err(_) => Err(ResolveError::Deadline),
-            Ok(Err(_)) => Err(ResolveError::Internal),
-            Ok(Ok(answer)) => answer,
-        }
-    }
-
-    /// Creates the secret that a `create` permit is for; returns its version.
-    ///
-    /// # Errors
-    /// [`ResolveError`]; a name that is taken is [`BackendError::Conflict`].
-    pub async fn create(
-        &self,
-        permit: &Permit,
-        value: &SecretValue,
-        call: impl Into<Call>,
-    ) -> Result<Arc<str>, ResolveError> {
-        let kept = value.clone();
-        let write = move |store: Arc<dyn SecretBackend>, name| async move {
-            store.create(&name, &kept).await
-        };
-        self.write(permit, Verb::Create, "create", Some(value), call.into(), write).await
-    }
-
-    /// Adds a version to the secret that an `update` permit is for; returns it.
-    ///
-    /// # Errors
-    /// [`ResolveError`].
-    pub async fn update(
-        &self,
-        permit: &Permit,
-        value: &SecretValue,
-        call: impl Into<Call>,
-    ) -> Result<Arc<str>, ResolveError> {
-        let kept = value.clone();
-        let write = move |store: Arc<dyn SecretBackend>, name| async move {
-            store.update(&name, &kept).await
-        };
-        self.write(permit, Verb::Update, "update", Some(value), call.into(), write).await
-    }
-
-    /// Deletes the secret that a `delete` permit is for; for good with `force`.
-    ///
-    /// # Errors
-    /// [`ResolveError`].
-    pub async fn delete(
-        &self,
-        permit: &Permit,
-        force: bool,
-        call: impl Into<Call>,
-    ) -> Result<(), ResolveError> {
-        let write = move |store: Arc<dyn SecretBackend>, name| async move {
-            store.delete(&name, force).await
-        };
-        self.write(permit, Verb::Delete, "delete", None, call.into(), write).await
-    }
-
-    /// Writes once, never again: a repeated write could undo someone else's. It runs
-    /// to its end even if the caller gives up, and what was cached is gone then.
-    async fn write<T, F>(
-        &self,
-        permit: &Permit,
-        verb: Verb,
-        word: &'static str,
-        value: Option<&SecretValue>,
-        call: Call,
-        write: impl FnOnce(Arc<dyn SecretBackend>, SecretName) -> F + Send + 'static,
-    ) -> Result<T, ResolveError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, BackendError>> + Send,
-    {
-        if permit.verb() != verb {
-            return Err(ResolveError::Internal);
-        }
-        let secret: &SecretRef = permit.secret();
-        let (backend, name) = (secret.backend.clone(), secret.name.clone());
-        let upstream = Arc::clone(self.shared.upstream(&backend)?);
-        let store = upstream.store.within(permit.principal().namespace());
-        let failed = move |error| ResolveError::Backend { backend: backend.clone(), error };
-        value.map_or(Ok(()), |value| store.accepts(value)).map_err(&failed)?;
-        let (_, namespace) = self.shared.place_of(permit)?;
-        let mut outdated = Outdated {
-            cache: Arc::clone(&self.shared.cache),
-            secret: secret.clone(),
-            namespace: namespace.map(Into::into),
-            sent: Arc::default(),
-        };
-        let (until, request_id) = (self.shared.until(), call.request_id);
-        let principal = share_of(permit.principal());
-        let writing = tokio::spawn(async move {
-            // Also after a failure or panic: a call that timed out may have taken effect.
-            let sent = Arc::clone(&outdated.sent);
-            let operation = Operation {
-                word,
-                class: Class::Write,
-                name: Some(&name),
-                repeatable: false,
-                request_id,
-                principal,
-            };
-            let mut once = Some(write);
-            let result = upstream.call(operation, until, || {
-                let write = once.take().expect("a write is tried once");
-                let write = write(Arc::clone(&store), name.clone());
-                let sent = Arc::clone(&sent);
-                async move {
-                    // Polled: the store is asked now.
-                    sent.store(true, Ordering::Release);
-                    write.await
-                }
-            });
-            let result = result.await;
-            outdated.settle(&result);
-            result
-        });
-        match timeout_at(call.deadline, writing).await {
-            Err(_) => Err(ResolveError::Deadline),
-            Ok(Err(_)) => Err(ResolveError::Internal),
-            Ok(Ok(result)) => result.map_err(failed),
-        }
-    }
-
     /// Makes all that is cached of a name unreachable, also to fetches under way:
     /// for whoever hears that the store has something newer. `namespace` is that of
     /// the callers, for stores that tell them apart by it.
@@ -560,21 +331,9 @@ impl Resolver {
     }
 }
 
-/// The request and the principal that a fetch is made for first.
-type Asked = (Option<Arc<str>>, Arc<str>);
-
 /// The name under which a principal has its share of a store.
 fn share_of(principal: &Principal) -> Arc<str> {
     principal.id().to_string().into()
-}
-
-/// Makes what was cached of a secret unreachable when it goes.
-struct Outdated {
-    cache: Arc<Cache>,
-    secret: SecretRef,
-    namespace: Option<Arc<str>>,
-    /// Whether the store was asked at all.
-    sent: Arc<AtomicBool>,
 }
 
 // === impl Call ===
@@ -582,32 +341,6 @@ struct Outdated {
 impl From<Instant> for Call {
     fn from(deadline: Instant) -> Self {
         Self { deadline, request_id: None }
-    }
-}
-
-// === impl Outdated ===
-
-impl Outdated {
-    /// A store that refused has changed nothing.
-    fn settle<T>(&mut self, result: &Result<T, BackendError>) {
-        let refused = matches!(
-            result,
-            Err(BackendError::PermissionDenied(_)
-                | BackendError::Throttled { .. }
-                | BackendError::Invalid(_))
-        );
-        if refused {
-            self.sent.store(false, Ordering::Release);
-        }
-    }
-}
-
-impl Drop for Outdated {
-    fn drop(&mut self) {
-        if self.sent.load(Ordering::Acquire) {
-            let Self { cache, secret, namespace, .. } = self;
-            cache.invalidate(&secret.backend, namespace.as_deref(), &secret.name);
-        }
     }
 }
 
@@ -629,122 +362,6 @@ impl Shared {
         let upstream = self.upstream(&permit.secret().backend)?;
         let namespace = upstream.store.is_per_namespace().then(|| permit.principal().namespace());
         Ok((upstream.id, namespace))
-    }
-
-    /// Fetches a version and keeps what is found; joins a fetch that is under way.
-    fn fetch(
-        self: &Arc<Self>,
-        key: Key,
-        epoch: Epoch,
-        asked: impl FnOnce() -> Asked,
-        refresh: bool,
-    ) -> flight::Flight<Result<Lookup, BackendError>> {
-        let shared = Arc::clone(self);
-        self.flights.join(&(key.clone(), epoch), move || {
-            let asked = asked();
-            async move {
-                // The fetch that this one would have joined may just have ended.
-                if !refresh && let Age::Fresh(found) = shared.cache.age(&key, epoch) {
-                    return Ok(found);
-                }
-                let result = shared.ask(&key, &asked).await;
-                match &result {
-                    Ok(found) => shared.cache.insert(&key, epoch, found.clone()),
-                    Err(error) if error.is_transient() => {
-                        let wait = match error {
-                            BackendError::Throttled { retry_after } => *retry_after,
-                            _ => None,
-                        };
-                        shared.cache.failed(&key, epoch, wait);
-                    }
-                    // Refused: no older value may be served either.
-                    Err(_) => shared.cache.remove(&key),
-                }
-                result
-            }
-        })
-    }
-
-    /// Asks the store, then those that stand in for it. Each gets its share of the
-    /// time, so that one that hangs leaves some for the next.
-    async fn ask(&self, key: &Key, asked: &Asked) -> Result<Lookup, BackendError> {
-        let until = self.until();
-        // A version's number or id means something else in another store.
-        let others = match key.version {
-            SecretVersion::Latest => self.failover.get(&key.backend),
-            SecretVersion::Selected(_) => None,
-        };
-        let others = others.map(Vec::as_slice).unwrap_or_default();
-        // A name that a stand-in's store would refuse, or read as a path, stays here.
-        let others = others.iter().filter_map(|standby| {
-            let name = standby.grammar.canonical(key.name.as_str(), NameEncoding::Plain).ok()?;
-            // Another spelling is another secret: policies have not been asked about it.
-            (name == key.name).then_some((&standby.backend, name))
-        });
-        let stores: Vec<_> =
-            std::iter::once((&key.backend, key.name.clone())).chain(others).collect();
-        let mut first = None;
-        for (at, (backend, name)) in stores.iter().enumerate() {
-            let left = u32::try_from(stores.len() - at).unwrap_or(u32::MAX);
-            let share = until.saturating_duration_since(Instant::now()) / left;
-            let deadline = Instant::now() + share;
-            match self.ask_one(backend, name, key, deadline, asked).await {
-                Ok(record) => {
-                    if first.is_some() {
-                        self.metrics.failover(key.backend.as_str());
-                    }
-                    return Ok(Lookup::Found(record));
-                }
-                // Its own store knows; another may lag behind or hold fewer.
-                Err(error) if first.is_none() && is_refusal(&error) => {
-                    return Ok(Lookup::Refused(error));
-                }
-                Err(error) if first.is_none() && !error.is_transient() => return Err(error),
-                Err(error) => first = Some(first.unwrap_or(error)),
-            }
-        }
-        Err(first.unwrap_or(BackendError::TimedOut))
-    }
-
-    async fn ask_one(
-        &self,
-        backend: &BackendName,
-        name: &SecretName,
-        key: &Key,
-        deadline: Instant,
-        (request_id, principal): &Asked,
-    ) -> Result<SecretRecord, BackendError> {
-        let upstream = self
-            .upstream(backend)
-            .map_err(|_| BackendError::Invalid("backend is gone".to_owned()))?;
-        let store = upstream.store.within(key.namespace.as_deref().unwrap_or_default());
-        if !store.can_have(&key.version) {
-            return Err(BackendError::NotFound);
-        }
-        let operation = Operation {
-            word: "get",
-            class: Class::Read,
-            name: Some(name),
-            repeatable: true,
-            request_id: request_id.clone(),
-            principal: Arc::clone(principal),
-        };
-        upstream.call(operation, deadline, || store.get(name, &key.version)).await
-    }
-}
-
-/// What a store says of one secret, which is worth remembering for a moment.
-fn is_refusal(error: &BackendError) -> bool {
-    match error {
-        BackendError::NotFound
-        | BackendError::PermissionDenied(_)
-        | BackendError::Disabled
-        | BackendError::PendingDeletion => true,
-        BackendError::Conflict
-        | BackendError::Throttled { .. }
-        | BackendError::Unavailable(_)
-        | BackendError::TimedOut
-        | BackendError::Invalid(_) => false,
     }
 }
 

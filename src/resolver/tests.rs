@@ -5,12 +5,12 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::time::Instant;
 
 use super::*;
 use crate::{
+    backends::SecretBackend,
     fixture::{self, Gate},
-    policy::Permit,
+    secret::SecretValue,
     snapshot::Snapshot,
 };
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, advance};
 
 use super::*;
 use crate::{
-    backends::{CallContext, SecretPage},
+    backends::{CallContext, SecretPage, VersionEntry},
     policy::{Policies, PolicySet},
     secret::{Catalog, CatalogEntry, NameGrammar, SecretVersion},
 };
