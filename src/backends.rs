@@ -32,6 +32,7 @@ pub mod vault;
 
 use std::{
     error::Error as StdError,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -186,6 +187,13 @@ pub enum BackendError {
     /// The store refused the request itself or answered nonsense.
     #[error("the store refused the request: {0}")]
     Invalid(String),
+}
+
+/// Whether a host, as it stands in a URL, is this machine.
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 // === impl SecretPage ===

@@ -54,6 +54,13 @@ pub(super) fn retry_after(text: &str) -> Option<Duration> {
     Some(wait.min(LONGEST_WAIT))
 }
 
+/// An error code that may be shown: whatever else answers at the store's address
+/// could put any text there.
+pub(super) fn plain_code(code: &str) -> &str {
+    let plain = (1..=64).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_alphanumeric());
+    if plain { code } else { "unknown error code" }
+}
+
 /// What a status means that comes without a code of the store: most often from a
 /// gateway or proxy on the way.
 pub(super) fn from_status(

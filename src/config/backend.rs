@@ -133,14 +133,11 @@ impl BackendFile {
     }
 }
 
-#[cfg(any(feature = "aws", feature = "gcp"))]
 /// Whether a URL is plain HTTP to another host: a proxy beside us may well do TLS.
+#[cfg(any(feature = "aws", feature = "gcp"))]
 fn is_in_the_clear(url: &str) -> bool {
     let Ok(url) = url.parse::<http::Uri>() else { return true };
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let loopback = host == "localhost"
-        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    url.scheme_str() != Some("https") && !loopback
+    url.scheme_str() != Some("https") && !url.host().is_some_and(crate::backends::is_loopback)
 }
 
 /// Refuses what is not an http or https URL with a host.

@@ -15,7 +15,7 @@ use aws_sdk_secretsmanager::{
 
 use crate::backends::{
     BackendError, Cause,
-    failure::{cause, chain, from_status, retry_after},
+    failure::{cause, chain, from_status, plain_code, retry_after},
 };
 
 /// The parts of an error answer that matter.
@@ -104,13 +104,6 @@ fn from_answer(answer: &Answer<'_>) -> BackendError {
             status => from_status(status, answer.retry_after, cause()),
         },
     }
-}
-
-/// An error code that may be shown: whatever else answers at the store's
-/// address could put any text there.
-fn plain_code(code: &str) -> &str {
-    let plain = (1..=64).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_alphanumeric());
-    if plain { code } else { "unknown error code" }
 }
 
 // === impl Answer ===

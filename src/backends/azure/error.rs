@@ -14,7 +14,7 @@ use azure_security_keyvault_secrets::models::{KeyVaultError, KeyVaultErrorError}
 
 use crate::backends::{
     BackendError, Cause,
-    failure::{cause, causes, chain, from_status, retry_after},
+    failure::{cause, causes, chain, from_status, plain_code, retry_after},
 };
 
 /// The parts of an error answer that matter.
@@ -59,7 +59,7 @@ fn from_answer(answer: &Answer) -> BackendError {
         409 if answer.is_about_deletion() => BackendError::PendingDeletion,
         409 => BackendError::Conflict,
         400..=499 if !matches!(answer.status, 401 | 403 | 407 | 408 | 429) => {
-            BackendError::Invalid(format!("status {}, {}", answer.status, plain(&answer.code)))
+            BackendError::Invalid(format!("status {}, {}", answer.status, plain_code(&answer.code)))
         }
         status => from_status(status, answer.retry_after, Some(answer.cause())),
     }
@@ -103,13 +103,6 @@ fn from_transport(error: &Error) -> BackendError {
 
 fn wait(raw: &RawResponse) -> Option<std::time::Duration> {
     raw.headers().get_optional_str(&RETRY_AFTER).and_then(retry_after)
-}
-
-/// An error code that may be shown: whatever else answers at the store's address
-/// could put any text there.
-fn plain(code: &str) -> &str {
-    let plain = (1..=64).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_alphanumeric());
-    if plain { code } else { "unknown error code" }
 }
 
 // === impl Answer ===

@@ -28,7 +28,7 @@ use super::{
     error::{Answer, Refusal},
     token::TokenFile,
 };
-use crate::backends::{BackendError, failure};
+use crate::backends::{BackendError, failure, is_loopback};
 
 /// A live API server connects within a round trip or two.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -119,13 +119,8 @@ impl Cluster {
             Some(_) => None,
             None => config.auth_info.token_file.take(),
         };
-        let loopback = |host: &str| {
-            let host = host.trim_matches(['[', ']']);
-            host == "localhost"
-                || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-        };
         if config.cluster_url.scheme_str() != Some("https")
-            && !config.cluster_url.host().is_some_and(loopback)
+            && !config.cluster_url.host().is_some_and(is_loopback)
         {
             return Err(SetupError::InTheClear);
         }

@@ -398,7 +398,8 @@ async fn a_plugin_that_dies_is_unavailable_and_comes_back() {
         let started = Instant::now();
         let refused = shown(get(&backend).await);
         assert!(refused.starts_with("unavailable: "), "{refused}");
-        assert!(refused.contains("refused"), "{refused}");
+        // Reset, if the dying listener still took the connection.
+        assert!(refused.contains("refused") || refused.contains("reset"), "{refused}");
         assert!(started.elapsed() < PATIENCE / 2, "it takes no timeout to know");
         plugin.on(|_| Reply::Honest);
         plugin.restart();

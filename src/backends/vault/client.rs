@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     path::PathBuf,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -18,6 +17,7 @@ use super::{VaultSettings, VaultSetupError, buffer::Buffer};
 use crate::backends::{
     BackendError,
     failure::{chain, retry_after},
+    is_loopback,
 };
 
 /// A live server connects within a round trip or two.
@@ -91,9 +91,7 @@ pub(super) fn base(address: &str) -> Result<Url, VaultSetupError> {
     if url.query().is_some() || url.fragment().is_some() {
         return Err(wrong("must have no query or fragment"));
     }
-    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    let loopback = host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
-    if url.scheme() == "http" && !loopback {
+    if url.scheme() == "http" && !is_loopback(host) {
         return Err(wrong("would send the token in clear text: use https"));
     }
     let path = format!("{}/v1/", url.path().trim_end_matches('/'));
