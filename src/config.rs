@@ -137,9 +137,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`]: the first thing that is wrong, as `file:line: key: why`.
     pub fn load(path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::file(path, format!("cannot be read: {error}")))?;
-        Self::parse(&text, path, environment)
+        Self::load_again(path, environment, &DiscoveredPlugins::default())
     }
 
     /// As [`Config::load`], for a service that runs: plugins that were in the directory
@@ -155,9 +153,7 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::file(path, format!("cannot be read: {error}")))?;
-        let mut config = file::parse(&text, path, environment, before)?;
-        config.path = Some(path.to_owned());
-        Ok(config)
+        Self::parse_again(&text, path, environment, before)
     }
 
     /// Checks the text of a configuration file that lies at `path`.
@@ -165,7 +161,16 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
-        let mut config = file::parse(text, path, environment, &DiscoveredPlugins::default())?;
+        Self::parse_again(text, path, environment, &DiscoveredPlugins::default())
+    }
+
+    fn parse_again(
+        text: &str,
+        path: &Path,
+        environment: &Environment,
+        before: &DiscoveredPlugins,
+    ) -> Result<Self, ConfigError> {
+        let mut config = file::parse(text, path, environment, before)?;
         config.path = Some(path.to_owned());
         Ok(config)
     }

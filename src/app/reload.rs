@@ -221,15 +221,10 @@ impl Watch {
 /// Directories, not files: a ConfigMap is updated by renaming a link that stands
 /// beside the file.
 fn directories(config: &Config) -> BTreeSet<PathBuf> {
-    let mut directories = directories_of_files(config);
-    directories.extend(config.plugins.directory.as_deref().map(itself_or_parent));
-    directories
-}
-
-fn directories_of_files(config: &Config) -> BTreeSet<PathBuf> {
     let mut directories: BTreeSet<_> = config.path.iter().map(|path| parent(path)).collect();
     directories.extend(config.policies.iter().map(|path| itself_or_parent(path)));
     directories.extend(config.identity.grant.key_file.iter().map(|path| parent(path)));
+    directories.extend(config.plugins.directory.as_deref().map(itself_or_parent));
     directories
 }
 
@@ -256,7 +251,7 @@ impl Files {
     fn matters(&self, path: &Path, kind: &EventKind) -> bool {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let extension = path.extension().unwrap_or_default().to_string_lossy();
-        if self.named.iter().any(|named| named == path || named.file_name() == path.file_name()) {
+        if self.named.iter().any(|named| named.file_name() == path.file_name()) {
             return true;
         }
         // Sockets come and go; that one was touched means nothing, and any plugin can.

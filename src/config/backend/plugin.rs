@@ -59,6 +59,15 @@ impl PluginsFile {
         let directory = context.resolve(&self.directory);
         let shown = directory.display();
         let (mut names, mut warnings) = (Vec::new(), Vec::new());
+        let mut add = |name: BackendName, socket: PathBuf| {
+            if backends.iter().any(|(taken, _)| *taken == name) {
+                return;
+            }
+            let allowed_uids = self.allowed_uids.clone();
+            let settings = PluginSettings { socket, allowed_uids, prefix: String::new() };
+            names.push(name.clone());
+            backends.push((name, BackendSettings::Plugin(settings)));
+        };
         match sockets(&directory) {
             Ok(sockets) => {
                 for (stem, socket) in sockets {
@@ -70,13 +79,7 @@ impl PluginsFile {
                         ));
                         continue;
                     };
-                    if backends.iter().any(|(taken, _)| *taken == name) {
-                        continue;
-                    }
-                    let allowed_uids = self.allowed_uids.clone();
-                    let settings = PluginSettings { socket, allowed_uids, prefix: String::new() };
-                    names.push(name.clone());
-                    backends.push((name, BackendSettings::Plugin(settings)));
+                    add(name, socket);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -87,14 +90,7 @@ impl PluginsFile {
         let before = context.plugins;
         if before.directory.as_ref() == Some(&directory) {
             for name in &before.names {
-                if backends.iter().any(|(taken, _)| taken == name) {
-                    continue;
-                }
-                let socket = directory.join(format!("{name}.sock"));
-                let allowed_uids = self.allowed_uids.clone();
-                let settings = PluginSettings { socket, allowed_uids, prefix: String::new() };
-                names.push(name.clone());
-                backends.push((name.clone(), BackendSettings::Plugin(settings)));
+                add(name.clone(), directory.join(format!("{name}.sock")));
             }
         }
         names.sort();
