@@ -31,7 +31,7 @@ identity: {{local: {{namespace: default, service_account: default}}}}
 backends:
   aws: {{type: aws_secrets_manager, region: us-east-1, endpoint_url: "{url}"}}
 cache: {{ttl: 0, negative_ttl: 0}}
-limits: {{backend_timeout: 5s}}
+limits: {{backend_timeout: 20s}}
 telemetry: {{log: {{level: debug}}}}
 "#
     )
