@@ -39,6 +39,8 @@ pub(crate) enum Reply {
     Reset,
     /// Never answers.
     Hang,
+    /// A body without an end.
+    Endless { status: u16 },
 }
 
 /// The running server; ends with the test's runtime.
@@ -179,6 +181,12 @@ impl Fake {
                     .header("content-length", "4711")
                     .body(BodyExt::boxed(StreamBody::new(half)))
                     .expect("valid answer"))
+            }
+            Reply::Endless { status } => {
+                let same = || Ok(Frame::data(Bytes::from_static(&[b' '; 64 << 10])));
+                let body = futures_util::stream::repeat_with(same);
+                let response = Response::builder().status(status);
+                Ok(response.body(BodyExt::boxed(StreamBody::new(body))).expect("valid answer"))
             }
             Reply::Answer { status, headers, body } => {
                 let mut response =

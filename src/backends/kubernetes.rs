@@ -1,14 +1,13 @@
 //! Secrets of a Kubernetes cluster: a secret is one key of a Secret object, named
 //! `object/key`.
 //!
-//! Talks to the API server over kube's configuration and TLS, but reads answers
-//! itself: kube's own types show values in `Debug`, its errors lose Retry-After, and
-//! it logs an answer that it cannot read, with the values in it.
+//! Talks to the [`ApiServer`], but reads answers itself: kube's own types show values
+//! in `Debug`, its errors lose Retry-After, and it logs an answer that it cannot read,
+//! with the values in it.
 
 mod client;
 mod error;
 mod object;
-mod token;
 
 use std::{
     fmt,
@@ -27,7 +26,10 @@ use self::{
 use super::{
     BackendError, NamespacedBackend, SecretBackend, SecretPage, Store, VersionEntry, failure,
 };
-use crate::secret::{NameGrammar, SecretName, SecretRecord, SecretValue, SecretVersion};
+use crate::{
+    apiserver::{ApiServer, SetupError},
+    secret::{NameGrammar, SecretName, SecretRecord, SecretValue, SecretVersion},
+};
 
 /// Objects in one page of a listing, each of up to a mebibyte and more.
 const PAGE: usize = 10;
@@ -57,31 +59,6 @@ pub enum NamespaceScope {
     Fixed(Arc<str>),
 }
 
-/// Settings that no call could succeed with. Its texts quote no file's content.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KubernetesSetupError {
-    /// Plain HTTP to another machine.
-    #[error("the API server's address is plain http: tokens and values would travel in the clear")]
-    InTheClear,
-    /// No kubeconfig, and no pod's service account.
-    #[error("this is no pod with a service account, and no kubeconfig is named: {0}")]
-    NotInCluster(String),
-    /// A kubeconfig that cannot be read or has no such context.
-    #[error("kubeconfig {path}: {message}")]
-    Kubeconfig {
-        /// Which file.
-        path: String,
-        /// What is wrong with it.
-        message: String,
-    },
-    /// A kubeconfig that asks for what is not done here.
-    #[error("kubeconfig has {0}")]
-    Unsupported(&'static str),
-    /// Certificates or credentials that cannot be used.
-    #[error("no client can be made of the credentials: {0}")]
-    Client(String),
-}
-
 /// The Secrets of one namespace.
 ///
 /// - Version: the object's resourceVersion, the current one alone. It changes with
@@ -106,13 +83,10 @@ struct OfCallers(Arc<Cluster>);
 /// calls nobody: an API server that is down does not keep the service from starting.
 ///
 /// # Errors
-/// [`KubernetesSetupError`].
-pub async fn connect(
-    settings: KubernetesSettings,
-    timeout: Duration,
-) -> Result<Store, KubernetesSetupError> {
-    let config = client::configuration(settings.kubeconfig, settings.context).await?;
-    let cluster = Arc::new(Cluster::new(config, timeout)?);
+/// [`SetupError`].
+pub async fn connect(settings: KubernetesSettings, timeout: Duration) -> Result<Store, SetupError> {
+    let api = ApiServer::connect(settings.kubeconfig, settings.context, timeout).await?;
+    let cluster = Arc::new(Cluster { api, timeout });
     Ok(match settings.namespace {
         NamespaceScope::OfCaller => Store::PerNamespace(Arc::new(OfCallers(cluster))),
         NamespaceScope::Fixed(namespace) => KubernetesBackend { cluster, namespace }.into(),

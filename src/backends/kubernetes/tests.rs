@@ -3,7 +3,6 @@
 use std::sync::Mutex;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use kube::Config;
 use serde_json::{Value, json};
 
 use super::*;
@@ -21,8 +20,7 @@ fn backend(fake: &Fake, timeout: Duration) -> KubernetesBackend {
 }
 
 fn within(url: &str, namespace: &str, timeout: Duration) -> KubernetesBackend {
-    let config = Config::new(url.parse().expect("a URL"));
-    let cluster = Cluster::new(config, timeout).expect("a client");
+    let cluster = Cluster { api: ApiServer::at(url, timeout), timeout };
     KubernetesBackend { cluster: Arc::new(cluster), namespace: namespace.into() }
 }
 

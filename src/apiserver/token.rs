@@ -11,7 +11,7 @@ use http::HeaderValue;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::backends::{BackendError, failure::cause};
+use super::CallError;
 
 /// How long a token is used before its file is read again; the kubelet renews one at
 /// four fifths of its life.
@@ -38,7 +38,7 @@ impl TokenFile {
 
     /// The value of the `authorization` header. A file that cannot be read any more
     /// leaves the last token in use.
-    pub(super) async fn header(&self) -> Result<HeaderValue, BackendError> {
+    pub(super) async fn header(&self) -> Result<HeaderValue, CallError> {
         if let Some(held) = self.held().as_ref().filter(|held| held.read_at.elapsed() < FRESH) {
             return Ok(held.header.clone());
         }
@@ -53,7 +53,7 @@ impl TokenFile {
             }
             (Err(error), None) => {
                 let text = format!("token file {}: {error}", self.path.display());
-                Err(BackendError::PermissionDenied(Some(cause(text))))
+                Err(CallError::Credentials(text))
             }
         }
     }
@@ -115,7 +115,7 @@ mod tests {
         let path = directory.path().join("token");
         let file = TokenFile::new(path.clone());
         let error = file.header().await.expect_err("no file");
-        assert!(matches!(error, BackendError::PermissionDenied(Some(_))), "{error:?}");
+        assert!(matches!(error, CallError::Credentials(_)), "{error:?}");
         assert_eq!(file.expires(), None);
 
         std::fs::write(&path, format!("{}\n", token("4102444800"))).expect("written");
