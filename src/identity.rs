@@ -2,14 +2,16 @@
 //!
 //! An edge collects what a request shows about its caller in [`Evidence`];
 //! [`Evidence::principal`] is the only way to a [`Principal`]. Nothing
-//! unverified is ever called a principal. Depends on nothing else in the crate.
+//! unverified is ever called a principal. Depends on [`crate::apiserver`] alone.
 
 mod certificate;
 mod evidence;
 mod grant;
 mod spiffe;
+mod token;
 
 pub use certificate::CertificateError;
 pub use evidence::{Evidence, IdentityError, Principal, ProofKind, ProofSet};
 pub use grant::{GrantError, GrantKeys, GrantScope};
 pub use spiffe::{InvalidSpiffeId, ServiceAccount, SpiffeId, TrustDomain, is_namespace};
+pub use token::{Pod, ReviewSettings, Reviewed, Reviewer, TokenError, TokenRefusal};

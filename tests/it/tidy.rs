@@ -151,7 +151,7 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("prost", &["backends"]),
         ("tonic_prost", &["backends"]),
         ("reqwest", &["backends"]),
-        ("governor", &["resolver"]),
+        ("governor", &["identity", "resolver"]),
         ("jsonwebtoken", &["identity"]),
         ("clap", &["cli", "main"]),
         ("serde_saphyr", &["config", "policy"]),

@@ -1,0 +1,105 @@
+//! Service-account tokens: what one proves, and why one is refused.
+
+mod review;
+
+use std::sync::Arc;
+
+pub use review::{ReviewSettings, Reviewed, Reviewer};
+
+/// The pod that a token is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its name, in the service account's namespace.
+    pub name: Arc<str>,
+    /// Its uid, which no other pod ever has.
+    pub uid: Arc<str>,
+}
+
+/// Why a token was refused. Callers are told one fixed phrase; this goes to logs and
+/// metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenRefusal {
+    /// Several tokens, or a comma in one.
+    #[error("more than one token")]
+    Ambiguous,
+    /// Over 8 KiB.
+    #[error("token is too long")]
+    TooLong,
+    /// Not a JWT with the claims of a service account's token.
+    #[error("not a service account's token")]
+    Malformed,
+    /// None, HMAC, or not that of the key.
+    #[error("signature algorithm is not accepted")]
+    Algorithm,
+    /// No key of the issuer has that id.
+    #[error("signed with an unknown key")]
+    UnknownKey,
+    /// The signature is not the key's.
+    #[error("signature is wrong")]
+    Signature,
+    /// Another issuer.
+    #[error("issuer is not accepted")]
+    Issuer,
+    /// None of ours, or one that is refused.
+    #[error("audience is not accepted")]
+    Audience,
+    /// Its time is over.
+    #[error("token has expired")]
+    Expired,
+    /// `nbf` or `iat` in the future.
+    #[error("token is not valid yet")]
+    NotYetValid,
+    /// Valid for longer than tokens may be.
+    #[error("token lives too long")]
+    Lifetime,
+    /// From a Secret: never expires.
+    #[error("token never expires")]
+    Legacy,
+    /// The API server says no.
+    #[error("the API server does not accept the token")]
+    Unauthenticated,
+    /// The API server names someone who is not that service account.
+    #[error("the API server names someone else")]
+    OtherUser,
+    /// Service account or pod was deleted.
+    #[error("service account or pod was deleted")]
+    Revoked,
+}
+
+/// Why a token proves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// The token is no good.
+    #[error(transparent)]
+    Refused(#[from] TokenRefusal),
+    /// It cannot be told now: API server or key source is down, slow or throttling. The
+    /// cause is logged where it arises.
+    #[error("it cannot be told now whether the token is good")]
+    Unavailable,
+}
+
+// === impl TokenRefusal ===
+
+impl TokenRefusal {
+    /// The word used in logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ambiguous => "ambiguous",
+            Self::TooLong => "too_long",
+            Self::Malformed => "malformed",
+            Self::Algorithm => "algorithm",
+            Self::UnknownKey => "unknown_key",
+            Self::Signature => "signature",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Lifetime => "lifetime",
+            Self::Legacy => "legacy",
+            Self::Unauthenticated => "unauthenticated",
+            Self::OtherUser => "other_user",
+            Self::Revoked => "revoked",
+        }
+    }
+}
