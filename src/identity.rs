@@ -14,4 +14,6 @@ pub use certificate::CertificateError;
 pub use evidence::{Evidence, IdentityError, Principal, ProofKind, ProofSet};
 pub use grant::{GrantError, GrantKeys, GrantScope};
 pub use spiffe::{InvalidSpiffeId, ServiceAccount, SpiffeId, TrustDomain, is_namespace};
-pub use token::{Pod, ReviewSettings, Reviewed, Reviewer, TokenError, TokenRefusal};
+pub use token::{
+    Pod, ReviewSettings, Reviewed, Reviewer, Revocations, TokenError, TokenRefusal, WatchGuard,
+};

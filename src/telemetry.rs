@@ -36,9 +36,11 @@ fn parse_level(level: &str) -> Result<EnvFilter, InvalidLevel> {
 /// `GOOGLE_CLOUD_RUST_LOGGING` is set, logs requests and answers as they are, at debug,
 /// and refusals with the bodies they came in, at warn. The AWS SDK logs answers of STS
 /// that it could not read as they are, keys included, at warn; their errors are logged
-/// anyway, with the call that needed the credentials.
+/// anyway, with the call that needed the credentials. kube logs lists and events that it
+/// could not read as they are, annotations included; what uses it logs its errors.
 fn is_free_of_values(metadata: &Metadata<'_>) -> bool {
-    let quotes = ["aws_config", "experimental.", "google_cloud_"];
+    let quotes =
+        ["aws_config", "experimental.", "google_cloud_", "kube_client::client", "kube_runtime"];
     !quotes.iter().any(|target| metadata.target().starts_with(target))
 }
 

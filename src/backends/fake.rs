@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{body::Frame, body::Incoming, service::service_fn};
@@ -15,8 +16,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
 };
 use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 
 /// A call as it arrived.
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ pub(crate) enum Reply {
     Hang,
     /// A body without an end.
     Endless { status: u16 },
+    /// A body that goes on while the test writes it.
+    Open(Arc<Mutex<Option<UnboundedReceiver<Bytes>>>>),
 }
 
 /// The running server; ends with the test's runtime.
@@ -63,6 +68,13 @@ impl Reply {
 
     pub(crate) fn json(status: u16, body: impl Into<Bytes>) -> Self {
         Self::new(status, body).header("content-type", "application/json")
+    }
+
+    /// An answer that the test writes piece by piece, once. The sender is closed when the
+    /// caller has hung up.
+    pub(crate) fn open() -> (Self, UnboundedSender<Bytes>) {
+        let (sender, body) = unbounded_channel();
+        (Self::Open(Arc::new(Mutex::new(Some(body)))), sender)
     }
 
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
@@ -187,6 +199,11 @@ impl Fake {
                 let body = futures_util::stream::repeat_with(same);
                 let response = Response::builder().status(status);
                 Ok(response.body(BodyExt::boxed(StreamBody::new(body))).expect("valid answer"))
+            }
+            Reply::Open(body) => {
+                let body = body.lock().expect("not poisoned").take().expect("answered once");
+                let body = UnboundedReceiverStream::new(body).map(|data| Ok(Frame::data(data)));
+                Ok(Response::new(BodyExt::boxed(StreamBody::new(body))))
             }
             Reply::Answer { status, headers, body } => {
                 let mut response =

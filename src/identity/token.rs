@@ -1,10 +1,12 @@
 //! Service-account tokens: what one proves, and why one is refused.
 
 mod review;
+mod revocation;
 
 use std::sync::Arc;
 
 pub use review::{ReviewSettings, Reviewed, Reviewer};
+pub use revocation::{Revocations, WatchGuard};
 
 /// The pod that a token is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]

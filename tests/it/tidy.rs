@@ -156,7 +156,7 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("clap", &["cli", "main"]),
         ("serde_saphyr", &["config", "policy"]),
         ("prometheus_client", &["metrics"]),
-        ("moka", &["resolver"]),
+        ("moka", &["identity", "resolver"]),
     ];
     for (path, text) in sources().iter().filter(|(path, _)| !is_test(path)) {
         let code = code(text);
