@@ -7,4 +7,5 @@ mod azure;
 mod gcp;
 mod kubernetes;
 mod servers;
+mod tokens;
 mod vault;

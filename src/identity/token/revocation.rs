@@ -65,7 +65,8 @@ impl Revocations {
 
     /// Counts the times at which deletions may have gone unseen: whenever all objects
     /// had to be listed, the first time included, since no watch was there before. Take
-    /// it before a review; the verdict holds as long as it stays the same.
+    /// it before a review; the verdict holds as long as it stays the same. A review may
+    /// still say yes for the ten seconds that the API server remembers a good token.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
