@@ -8,8 +8,10 @@ mod certificate;
 mod evidence;
 mod grant;
 mod spiffe;
+mod token;
 
 pub use certificate::CertificateError;
 pub use evidence::{Evidence, IdentityError, Principal, ProofKind, ProofSet};
 pub use grant::{GrantError, GrantKeys, GrantScope};
 pub use spiffe::{InvalidSpiffeId, ServiceAccount, SpiffeId, TrustDomain, is_namespace};
+pub use token::{Pod, TokenError, TokenRefusal};
