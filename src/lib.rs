@@ -29,6 +29,7 @@ pub mod config;
 mod fixture;
 
 // below all layers
+mod flight;
 pub mod metrics;
 pub mod net;
 pub mod readiness;
