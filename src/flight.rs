@@ -78,6 +78,12 @@ where
         });
         Flight { outcome, started: true }
     }
+
+    /// The fetch of `key` that is under way, without starting one.
+    pub(crate) fn running(&self, key: &K) -> Option<Flight<T>> {
+        let outcome = lock(&self.running).get(key)?.clone();
+        Some(Flight { outcome, started: false })
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
