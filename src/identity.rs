@@ -2,7 +2,7 @@
 //!
 //! An edge collects what a request shows about its caller in [`Evidence`];
 //! [`Evidence::principal`] is the only way to a [`Principal`]. Nothing
-//! unverified is ever called a principal. Depends on nothing else in the crate.
+//! unverified is ever called a principal. Of this crate it uses `flight` alone.
 
 mod certificate;
 mod evidence;

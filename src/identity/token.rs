@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports, reason = "no edge asks for tokens yet")]
 
+mod jwks;
 #[cfg(test)]
 pub(crate) mod mint;
 mod unverified;

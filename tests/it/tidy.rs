@@ -145,7 +145,7 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("kube", &["backends", "identity"]),
         ("prost", &["backends"]),
         ("tonic_prost", &["backends"]),
-        ("reqwest", &["backends"]),
+        ("reqwest", &["backends", "identity"]),
         ("governor", &["resolver"]),
         ("jsonwebtoken", &["identity"]),
         ("clap", &["cli", "main"]),
