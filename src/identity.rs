@@ -2,7 +2,8 @@
 //!
 //! An edge collects what a request shows about its caller in [`Evidence`];
 //! [`Evidence::principal`] is the only way to a [`Principal`]. Nothing
-//! unverified is ever called a principal. Depends on [`crate::apiserver`] alone.
+//! unverified is ever called a principal. Uses
+//! [`crate::apiserver`] and [`crate::flight`] alone.
 
 mod certificate;
 mod evidence;

@@ -30,6 +30,7 @@ mod fixture;
 
 // below all layers
 pub mod apiserver;
+mod flight;
 pub mod metrics;
 pub mod net;
 pub mod readiness;

@@ -10,7 +10,6 @@
 mod cache;
 mod fetch;
 mod field;
-mod flight;
 mod list;
 mod refresh;
 mod settings;
@@ -23,7 +22,6 @@ use tokio::time::Instant;
 
 use self::{
     cache::{Age, Cache, Epoch, Key, Lookup},
-    flight::{Flights, Lost},
     refresh::RefreshLimit,
     upstream::Upstream,
 };
@@ -34,6 +32,7 @@ pub use self::{
 pub use crate::backends::BackendError;
 use crate::{
     backends::Store,
+    flight::{Flights, Lost},
     identity::Principal,
     metrics::{BackendGauges, CacheLookup, Metrics},
     policy::{Permit, Verb},

@@ -1,12 +1,19 @@
 //! Service-account tokens: what one proves, and why one is refused.
 
+mod jwks;
+#[cfg(test)]
+pub(crate) mod mint;
 mod review;
 mod revocation;
+mod unverified;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 pub use review::{ReviewSettings, Reviewed, Reviewer};
 pub use revocation::{Revocations, WatchGuard};
+
+/// How far clocks may differ.
+const LEEWAY: Duration = Duration::from_secs(10);
 
 /// The pod that a token is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,11 +7,11 @@ use tokio::time::Instant;
 use super::{
     Shared,
     cache::{Age, Epoch, Key, Lookup},
-    flight,
     upstream::{Class, Operation},
 };
 use crate::{
     backends::BackendError,
+    flight,
     secret::{BackendName, NameEncoding, SecretName, SecretRecord, SecretVersion},
 };
 

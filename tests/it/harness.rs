@@ -14,6 +14,8 @@ mod client;
 mod envoy;
 #[path = "harness/mesh.rs"]
 mod mesh;
+#[path = "../../src/identity/token/mint.rs"]
+pub(crate) mod mint;
 #[path = "harness/process.rs"]
 mod process;
 #[path = "harness/service.rs"]

@@ -150,7 +150,7 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("kube", &["apiserver", "identity"]),
         ("prost", &["backends"]),
         ("tonic_prost", &["backends"]),
-        ("reqwest", &["backends"]),
+        ("reqwest", &["backends", "identity"]),
         ("governor", &["identity", "resolver"]),
         ("jsonwebtoken", &["identity"]),
         ("clap", &["cli", "main"]),

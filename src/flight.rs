@@ -12,20 +12,20 @@ use tokio::{
 };
 
 /// The fetches under way, by what they fetch.
-pub(super) struct Flights<K, T> {
+pub(crate) struct Flights<K, T> {
     running: Arc<Mutex<HashMap<K, watch::Receiver<Option<T>>>>>,
 }
 
 /// A fetch under way, to wait for.
-pub(super) struct Flight<T> {
+pub(crate) struct Flight<T> {
     outcome: watch::Receiver<Option<T>>,
     /// Whether it was started by this call.
-    pub(super) started: bool,
+    pub(crate) started: bool,
 }
 
 /// Why a wait ended without an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lost {
+pub(crate) enum Lost {
     /// The caller's deadline passed.
     Deadline,
     /// The fetch panicked.
@@ -51,14 +51,14 @@ where
     K: Clone + Eq + Hash + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { running: Arc::default() }
     }
 
     /// Joins the fetch of `key` that is under way, or starts one. It runs in a task
     /// of its own: a caller that gives up does not end it for the others. What it
     /// finds must be stored before it ends: whoever comes later looks there.
-    pub(super) fn join<F>(&self, key: &K, fetch: impl FnOnce() -> F) -> Flight<T>
+    pub(crate) fn join<F>(&self, key: &K, fetch: impl FnOnce() -> F) -> Flight<T>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -78,6 +78,12 @@ where
         });
         Flight { outcome, started: true }
     }
+
+    /// The fetch of `key` that is under way, without starting one.
+    pub(crate) fn running(&self, key: &K) -> Option<Flight<T>> {
+        let outcome = lock(&self.running).get(key)?.clone();
+        Some(Flight { outcome, started: false })
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,7 +95,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<T: Clone> Flight<T> {
     /// The outcome, if it comes before the deadline.
-    pub(super) async fn wait(mut self, deadline: Instant) -> Result<T, Lost> {
+    pub(crate) async fn wait(mut self, deadline: Instant) -> Result<T, Lost> {
         match timeout_at(deadline, self.outcome.wait_for(Option::is_some)).await {
             Err(_) => Err(Lost::Deadline),
             Ok(Err(_)) => Err(Lost::Panicked),
