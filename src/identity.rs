@@ -7,12 +7,14 @@
 
 mod certificate;
 mod evidence;
+mod forwarded;
 mod grant;
 mod spiffe;
 mod token;
 
 pub use certificate::CertificateError;
 pub use evidence::{Evidence, IdentityError, Principal, ProofKind, ProofSet};
+pub use forwarded::{ForwardedPosition, InvalidForwarded, forwarded_client};
 pub use grant::{GrantError, GrantKeys, GrantScope};
 pub use spiffe::{InvalidSpiffeId, ServiceAccount, SpiffeId, TrustDomain, is_namespace};
 pub use token::{

@@ -216,6 +216,12 @@ impl Principal {
     pub fn proofs(&self) -> ProofSet {
         self.proofs
     }
+
+    /// Whether one of the proofs is a token that is bound to a pod.
+    #[must_use]
+    pub fn is_bound_to_pod(&self) -> bool {
+        false
+    }
 }
 
 impl fmt::Display for Principal {

@@ -105,6 +105,9 @@ fn subject_unmet(from: &Subject, principal: &Principal) -> Vec<String> {
     for proof in from.require.iter().filter(|proof| !principal.proofs().contains((*proof).into())) {
         unmet.push(format!("the identity is not proven by {}", proof.as_str()));
     }
+    if from.bound_to_pod && !principal.is_bound_to_pod() {
+        unmet.push("the identity is not proven by a token that is bound to a pod".to_owned());
+    }
     if from.except.names(account) {
         unmet.push(format!("service account {account} is excepted"));
     }

@@ -33,6 +33,8 @@ pub(super) struct Subject {
     pub(super) trust_domains: Vec<TrustDomain>,
     /// All of them must stand behind the principal.
     pub(super) require: ProofSet,
+    /// One of them must be a token that is bound to a pod.
+    pub(super) bound_to_pod: bool,
     pub(super) except: Except,
 }
 
@@ -145,6 +147,7 @@ impl Subject {
             && (self.trust_domains.is_empty()
                 || self.trust_domains.contains(principal.trust_domain()))
             && principal.proofs().contains(self.require)
+            && (!self.bound_to_pod || principal.is_bound_to_pod())
     }
 
     /// Whether the entry is about this account, proofs aside.

@@ -14,7 +14,7 @@ use super::{
     yaml::{Node, Value},
 };
 use crate::{
-    identity::{ProofKind, ServiceAccount, TrustDomain, is_namespace},
+    identity::{ProofKind, ProofSet, ServiceAccount, TrustDomain, is_namespace},
     secret::Catalog,
 };
 
@@ -149,8 +149,15 @@ fn is_policy_name(text: &str) -> bool {
 }
 
 fn subject(at: &At<'_>, allow: Option<bool>, report: &mut Report<'_>) -> Option<Subject> {
-    let known =
-        ["namespaces", "serviceAccounts", "namespacePrefixes", "trustDomains", "require", "except"];
+    let known = [
+        "namespaces",
+        "serviceAccounts",
+        "namespacePrefixes",
+        "trustDomains",
+        "require",
+        "boundTo",
+        "except",
+    ];
     let fields = at.fields(&known, report)?;
     let before = report.problems.len();
     let one_of = &known[..3];
@@ -168,13 +175,23 @@ fn subject(at: &At<'_>, allow: Option<bool>, report: &mut Report<'_>) -> Option<
         namespaces.clear();
     }
     let require = fields.texts("require", report);
-    if let (Some((first, _)), Some(false)) = (require.first(), allow) {
-        report.add(
-            first,
-            "a Deny cannot ask for proofs: it would be unclear whether a caller without them \
-             is denied",
-        );
+    let bound_to = fields.get("boundTo");
+    if bound_to.is_some() {
+        fields.word("boundTo", &["pod"], report);
     }
+    if allow == Some(false) {
+        let proofs = [require.first().map(|(first, _)| first), bound_to.as_ref()];
+        for asked in proofs.into_iter().flatten() {
+            report.add(
+                asked,
+                "a Deny cannot ask for proofs: it would be unclear whether a caller without \
+                 them is denied",
+            );
+        }
+    }
+    let require: ProofSet = parse_each(&require, report, parse_proof).into_iter().collect();
+    // Where it cannot be read whether this is a Deny, it is one about everyone named.
+    let allows = allow == Some(true);
     let trust_domains = fields.texts("trustDomains", report);
     let subject = Subject {
         namespaces: parse_namespaces(&namespaces, report),
@@ -183,7 +200,8 @@ fn subject(at: &At<'_>, allow: Option<bool>, report: &mut Report<'_>) -> Option<
         trust_domains: parse_each(&trust_domains, report, |text| {
             TrustDomain::parse(text).map_err(|_| "is not a trust domain".to_owned())
         }),
-        require: parse_each(&require, report, parse_proof).into_iter().collect(),
+        require: if allows { require } else { ProofSet::default() },
+        bound_to_pod: allows && bound_to.is_some(),
         except: fields.get("except").and_then(|at| except(&at, report)).unwrap_or_default(),
     };
     if report.problems.len() == before && !is_possible(&subject) {

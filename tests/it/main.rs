@@ -15,6 +15,7 @@ mod envoy_panic;
 mod envoy_secrets;
 mod envoy_sidecar;
 mod envoy_traps;
+mod envoy_xfcc;
 mod gcp_identity;
 mod harness;
 mod listeners;

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::policy::{LoadFailure, Policies, tests::catalog};
+use crate::policy::{
+    LoadFailure, Policies,
+    tests::{catalog, principal},
+};
 
 const SECRETS: &str = "secrets: {names: [a], verbs: [get]}";
 const ANYONE: &str = "namespaces: ['*']";
@@ -65,6 +68,18 @@ fn from_entries_that_mean_nothing_or_two_things_are_refused() {
         ("namespaces: [a], trustDomains: [A]", ".trustDomains[0]", "is not a trust domain"),
         ("namespaces: [a], require: [token]", ".require[0]", "known are mtls, grant, local"),
         ("namespaces: [a], require: [waypoint]", ".require[0]", "known are mtls, grant, local"),
+        ("namespaces: [a], boundTo: node", ".boundTo", "\"node\" is not one of pod"),
+        ("namespaces: [a], boundTo: Pod", ".boundTo", "is not one of pod"),
+        ("namespaces: [a], boundTo: [pod]", ".boundTo", "must be text, not a list"),
+        ("namespaces: [a], boundTo: ~", ".boundTo", "has no value"),
+        ("namespaces: [a], boundTo: ''", ".boundTo", "must not be empty"),
+        ("namespaces: [a], boundTo: true", ".boundTo", "must be text"),
+        ("boundTo: pod", "", "needs one of namespaces, serviceAccounts, namespacePrefixes"),
+        (
+            "namespaces: [a], except: {namespaces: [b], boundTo: pod}",
+            ".except.boundTo",
+            "unknown field",
+        ),
         ("namespaces: [a], except: {}", ".except", "needs one of"),
         ("namespaces: [a], except: {namespaces: [b], x: [a]}", ".except.x", "unknown field"),
         ("namespaces: [a], except: {namespaces: ['*']}", ".except.namespaces[0]", "everyone"),
@@ -79,6 +94,10 @@ fn from_entries_that_mean_nothing_or_two_things_are_refused() {
     }
     let require = policy("Deny", "namespaces: [a], require: [mtls]", SECRETS);
     check(&require, 7, "spec.from[0].require[0]", "a Deny cannot ask for proofs");
+    let bound = policy("Deny", "namespaces: [a], boundTo: pod", SECRETS);
+    check(&bound, 7, "spec.from[0].boundTo", "a Deny cannot ask for proofs");
+    let allows = policy("Allow", "namespaces: [a], require: [mtls], boundTo: pod", SECRETS);
+    assert_eq!(problems(&allows), [""; 0]);
 }
 
 #[test]
@@ -267,9 +286,18 @@ fn a_broken_deny_names_its_subjects_and_a_broken_allow_does_not() {
     assert_eq!(subjects(&deny.replace("effect:", "efect:")), [false]);
     assert_eq!(subjects(&deny.replace("effect: Deny", "effect: Allow\n  effect: Deny")), [false]);
     assert_eq!(subjects(&policy("Deny", "namespaces: [A]", broken)), [true]);
+    assert_eq!(subjects(&policy("Deny", "namespaces: [a], boundTo: pod", broken)), [true]);
     assert_eq!(subjects(&deny.replace("effect: Deny", "effect: Deny\n  mode: Audit")), [false; 0]);
     assert_eq!(subjects(&policy("Allow", ANYONE, broken)), [false; 0]);
     assert_eq!(subjects("spec: {effect: Deny\n"), [false; 0]);
+}
+
+#[test]
+fn a_deny_that_cannot_be_read_asks_for_no_proofs() {
+    let text = policy("deny", "namespaces: [a], require: [mtls], boundTo: pod", SECRETS);
+    let denied = load(&text).expect_err("no effect").denied;
+    assert!(denied[0].0[0].matches(&principal("td", "a/x", false)), "{denied:?}");
+    assert!(!denied[0].0[0].matches(&principal("td", "b/x", true)), "{denied:?}");
 }
 
 #[test]

@@ -180,7 +180,7 @@ fn random_requests_meet_every_outcome() {
     let mut outcomes = BTreeMap::<String, u32>::new();
     let catalog = catalog();
     let case = (vec(policy(), 5), vec(caller(), 4), vec(request(&catalog), 6));
-    for _ in 0..200 {
+    for _ in 0..300 {
         let (policies, callers, requests) = case.new_tree(&mut runner).expect("a case").current();
         let (_, set) = compile(policies, &catalog);
         for (who, request) in callers.iter().flat_map(|who| requests.iter().map(move |r| (who, r)))

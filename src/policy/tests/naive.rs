@@ -84,6 +84,7 @@ fn covers(from: &Value, principal: &Principal) -> bool {
         && (from["namespacePrefixes"].is_null() || starts(&from["namespacePrefixes"]))
         && lists(&from["trustDomains"], principal.trust_domain().as_str())
         && texts(&from["require"]).iter().all(|proof| proofs.contains(proof))
+        && (from["boundTo"].is_null() || principal.is_bound_to_pod())
         && !excepted
 }
 

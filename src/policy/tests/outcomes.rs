@@ -95,6 +95,19 @@ fn refusals_are_explained_by_the_nearest_rule() {
 }
 
 #[test]
+fn a_missing_binding_to_a_pod_is_explained() {
+    let set = compiled(&[
+        "Allow | namespaces: [a], boundTo: pod | secrets: {names: [k], verbs: [get]}",
+        "Allow | namespaces: [z] | secrets: {names: [k], verbs: [list]}",
+    ]);
+    let (get, none) = (Verb::Get, Destination::default());
+    let explained = set.explain_secret(&who("a/x"), get, &secret("aws/k"), &none);
+    let near = explained.nearest.expect("p0");
+    assert_eq!(&*near.policy, "p0");
+    assert_eq!(near.unmet, ["the identity is not proven by a token that is bound to a pod"]);
+}
+
+#[test]
 fn the_first_of_several_rules_is_reported() {
     let set = compiled(&[
         "Allow | namespaces: [a] | secrets: {names: [k], verbs: [get]}",

@@ -93,9 +93,10 @@ fn from(allow: bool) -> impl Strategy<Value = Value> {
         maybe(0.2, PREFIXES),
         maybe(0.15, DOMAINS),
         maybe(0.1, &["mtls", "local"]),
+        weighted(0.05, Just(json!("pod"))),
         weighted(0.15, except),
     );
-    fields.prop_map(move |(namespaces, accounts, prefixes, domains, require, except)| {
+    fields.prop_map(move |(namespaces, accounts, prefixes, domains, require, bound_to, except)| {
         let everyone = namespaces.is_none() && accounts.is_none() && prefixes.is_none();
         let namespaces = if everyone { Some(json!(["*"])) } else { namespaces };
         object([
@@ -104,6 +105,7 @@ fn from(allow: bool) -> impl Strategy<Value = Value> {
             ("namespacePrefixes", prefixes),
             ("trustDomains", domains),
             ("require", require.filter(|_| allow)),
+            ("boundTo", bound_to.filter(|_| allow)),
             ("except", except),
         ])
     })

@@ -150,6 +150,26 @@ fn proofs_and_trust_domains_are_conditions() {
 }
 
 #[test]
+fn a_binding_to_a_pod_is_a_condition_of_its_own() {
+    let set = compiled(&[
+        "Allow | namespaces: [a], boundTo: pod | secrets: {names: [k], verbs: [get]}",
+        "Allow | namespaces: [a], require: [mtls], boundTo: pod | \
+         secrets: {names: [l], verbs: [get]}",
+        "Allow | namespaces: [b], boundTo: pod | secrets: {names: [m], verbs: [get]}",
+        "Allow | namespaces: [b] | secrets: {names: [m], verbs: [get]}",
+    ]);
+    // Neither a certificate nor a listener of the pod's own is a token bound to it.
+    for mtls in [true, false] {
+        let who = principal("td", "a/x", mtls);
+        for name in ["aws/k", "aws/l"] {
+            assert!(set.authorize(&who, Verb::Get, &secret(name)).is_err(), "{name}, {mtls}");
+        }
+        // One entry's condition is no other's.
+        assert!(set.authorize(&principal("td", "b/x", mtls), Verb::Get, &secret("aws/m")).is_ok());
+    }
+}
+
+#[test]
 fn except_narrows_the_entry_that_it_stands_in() {
     check(
         &[

@@ -75,6 +75,13 @@ impl Certificates {
         self.sign(&[], common_name)
     }
 
+    /// A certificate with all three.
+    pub(crate) fn with_names(&self, common_name: &str, uris: &[&str], names: &[&str]) -> Identity {
+        let uris = uris.iter().map(|text| uri(text));
+        let names: Vec<_> = uris.chain(names.iter().map(|name| dns(name))).collect();
+        self.sign(&names, common_name)
+    }
+
     fn issue(&self, names: &[SanType]) -> Identity {
         self.sign(names, "workload")
     }
