@@ -7,9 +7,11 @@
 mod certificate;
 mod evidence;
 mod grant;
+mod peer;
 mod spiffe;
 
 pub use certificate::CertificateError;
 pub use evidence::{Evidence, IdentityError, Principal, ProofKind, ProofSet};
 pub use grant::{GrantError, GrantKeys, GrantScope};
+pub use peer::{Peer, PeerAddress, PeerPatterns};
 pub use spiffe::{InvalidSpiffeId, ServiceAccount, SpiffeId, TrustDomain, is_namespace};
