@@ -20,7 +20,7 @@ use crate::{
     admin,
     config::{Address, Config, Environment, Mode},
     metrics::Metrics,
-    net::Bound,
+    net::{Bound, RemotePeer},
     readiness::Readiness,
     rest::{Rest, RestSettings},
     snapshot::Current,
@@ -78,10 +78,13 @@ impl App {
         let current = Current::new(built.snapshot.clone());
 
         let listeners = &config.listeners;
-        let grpc = Bound::new(&listeners.grpc, &["h2"]).await.context("listeners.grpc")?;
-        let rest =
-            Bound::new(&listeners.rest, &["h2", "http/1.1"]).await.context("listeners.rest")?;
-        let admin = Bound::new(&listeners.admin, &[]).await.context("listeners.admin")?;
+        let grpc = Bound::new("grpc", &listeners.grpc, &["h2"]).await.context("listeners.grpc")?;
+        let rest = Bound::new("rest", &listeners.rest, &["h2", "http/1.1"])
+            .await
+            .context("listeners.rest")?;
+        let admin = Bound::new("admin", &listeners.admin, &[]).await.context("listeners.admin")?;
+        let certificates = [&grpc, &rest].into_iter().filter_map(Bound::certificates).cloned();
+        let certificates: Vec<_> = certificates.collect();
         let addresses = Addresses {
             grpc: grpc.address().clone(),
             rest: rest.address().clone(),
@@ -102,7 +105,8 @@ impl App {
             Arc::clone(&metrics),
             config.ext_proc,
             cut_off.clone(),
-        );
+        )
+        .trusting(listeners.grpc.trusted_peers.clone(), Arc::clone(&metrics));
         servers.spawn(grpc_server.serve(grpc.accept(), stopped()));
 
         let settings = RestSettings {
@@ -110,6 +114,7 @@ impl App {
             require_request_header: listeners.require_request_header,
         };
         let router = Rest::new(current.clone(), Arc::clone(&metrics), settings).into_router();
+        let router = router.into_make_service_with_connect_info::<RemotePeer>();
         let server = axum::serve(rest.accept(), router).with_graceful_shutdown(stopped());
         servers.spawn(async { server.await.context("REST listener") });
 
@@ -127,7 +132,8 @@ impl App {
         readiness.ready();
         let grace = config.shutdown_grace;
         let reloader =
-            Reloader::new(watch, config, environment, built, current, metrics, log_level);
+            Reloader::new(watch, config, environment, built, current, metrics, log_level)
+                .with_certificates(certificates);
         Ok(Self { addresses, readiness, reloader, servers, stop, cut_off, grace })
     }
 

@@ -26,7 +26,7 @@ pub use self::{
     error::ConfigError,
     ext_proc::ExtProcConfig,
     identity::{GrantConfig, IdentityConfig},
-    listener::{Address, ListenerConfig, Listeners, TlsConfig},
+    listener::{Address, ClientCa, ListenerConfig, Listeners, TlsConfig},
 };
 use crate::{
     injection::Injection,
@@ -193,12 +193,20 @@ impl Config {
             warnings.push("no policies are configured: every request is denied");
         }
         let grpc = &self.listeners.grpc;
-        let authenticated = grpc.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
-        if !grpc.address.is_local() && !authenticated {
-            warnings.push(
-                "listeners.grpc is open beyond this machine without client certificates: whoever \
-                 reaches it can claim any identity; set tls.client_ca_file or use a unix socket",
-            );
+        if !grpc.address.is_local() && grpc.trusted_peers.is_none() {
+            let client_ca = grpc.tls.as_ref().and_then(|tls| tls.client_ca.as_ref());
+            warnings.push(match client_ca {
+                Some(ClientCa { required: true, .. }) => {
+                    "listeners.grpc is open beyond this machine without trusted_peers: every \
+                     workload with a certificate of tls.client_ca_file can claim any identity; \
+                     set trusted_peers to the proxies' own"
+                }
+                _ => {
+                    "listeners.grpc is open beyond this machine without client certificates or \
+                     trusted_peers: whoever reaches it can claim any identity; set both, or use \
+                     a unix socket"
+                }
+            });
         }
         warnings
     }

@@ -9,6 +9,7 @@ mod certificate;
 mod evidence;
 mod forwarded;
 mod grant;
+mod peer;
 mod spiffe;
 mod token;
 
@@ -16,6 +17,7 @@ pub use certificate::CertificateError;
 pub use evidence::{Evidence, IdentityError, Principal, ProofKind, ProofSet};
 pub use forwarded::{ForwardedPosition, InvalidForwarded, forwarded_client};
 pub use grant::{GrantError, GrantKeys, GrantScope};
+pub use peer::{Peer, PeerAddress, PeerPatterns};
 pub use spiffe::{InvalidSpiffeId, ServiceAccount, SpiffeId, TrustDomain, is_namespace};
 pub use token::{
     Pod, ReviewSettings, Reviewed, Reviewer, Revocations, TokenError, TokenRefusal, WatchGuard,

@@ -40,6 +40,8 @@ pub struct Metrics {
     ext_proc_references: Family<ResultLabels, Counter>,
     policy_generation: Gauge,
     reloads: Family<ResultLabels, Counter>,
+    certificate_expiry: Family<ListenerLabels, Gauge>,
+    peers_refused: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,6 +82,11 @@ struct DecisionLabels {
 struct AuditLabels {
     policy: String,
     effect: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabels {
+    listener: &'static str,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -161,6 +168,8 @@ impl Default for Metrics {
             ext_proc_references: Family::default(),
             policy_generation: Gauge::default(),
             reloads: Family::default(),
+            certificate_expiry: Family::default(),
+            peers_refused: Counter::default(),
         };
         registry.register("vaultmux_requests", "REST requests answered", metrics.requests.clone());
         registry.register(
@@ -245,8 +254,18 @@ impl Default for Metrics {
         );
         registry.register(
             "vaultmux_reloads",
-            "Reloads of configuration and policies",
+            "Reloads of configuration and policies together, and of certificates",
             metrics.reloads.clone(),
+        );
+        registry.register(
+            "vaultmux_listener_certificate_expiry_timestamp_seconds",
+            "When a listener's own certificate expires, as Unix time",
+            metrics.certificate_expiry.clone(),
+        );
+        registry.register(
+            "vaultmux_peers_refused",
+            "Calls to ext_authz and ext_proc by peers that are not trusted",
+            metrics.peers_refused.clone(),
         );
         metrics.registry = registry;
         metrics
@@ -363,6 +382,22 @@ impl Metrics {
         }
         let result = if generation.is_some() { "ok" } else { "error" };
         self.reloads.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// The certificate that a listener shows from now on.
+    pub fn certificate(&self, listener: &'static str, expiry: i64) {
+        self.certificate_expiry.get_or_create(&ListenerLabels { listener }).set(expiry);
+    }
+
+    /// Certificates that changed and were taken into use, or could not be.
+    pub fn reload_of_certificates(&self, taken: bool) {
+        let result = if taken { "ok" } else { "error" };
+        self.reloads.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// A call by a peer that is not trusted.
+    pub fn peer_refused(&self) {
+        self.peers_refused.inc();
     }
 
     /// Everything, in the OpenMetrics text format.

@@ -1,25 +1,30 @@
-//! Sockets: binding, accepting and TLS, for gRPC and HTTP alike.
+//! Sockets: binding, accepting, TLS and who is at the other end, for gRPC and HTTP
+//! alike.
 
 mod tls;
+mod unix;
 
 use std::{
     io,
-    path::{Path, PathBuf},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use axum::{extract::connect_info::Connected, serve::IncomingStream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, UnixListener},
+    net::TcpListener,
     sync::mpsc,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
 
-pub use self::tls::{TlsError, check_tls};
-use crate::config::{Address, ListenerConfig};
+pub use self::tls::{Certificates, TlsError, check_tls};
+use crate::{
+    config::{Address, ListenerConfig},
+    identity::{Peer, PeerAddress},
+};
 
 /// A client that does not finish its handshake is dropped after this long.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -29,21 +34,14 @@ const BACKLOG: usize = 128;
 /// A bound socket, not yet accepting.
 pub struct Bound {
     socket: Socket,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Certificates>>,
     address: Address,
 }
 
 enum Socket {
     Tcp(TcpListener),
-    Unix {
-        listener: UnixListener,
-        /// Held for its drop.
-        _file: SocketFile,
-    },
+    Unix(unix::Listener),
 }
-
-/// Removes the file of a unix socket when the listener goes.
-struct SocketFile(PathBuf);
 
 /// Accepted connections, with their TLS handshake done.
 pub struct Incoming {
@@ -51,8 +49,15 @@ pub struct Incoming {
     address: Address,
 }
 
-/// A connection of any kind.
-pub struct Connection(Pin<Box<dyn Io>>);
+/// A connection of any kind, and who is at its other end.
+pub struct Connection {
+    io: Pin<Box<dyn Io>>,
+    peer: Arc<Peer>,
+}
+
+/// What axum tells handlers of a connection.
+#[derive(Clone, Debug)]
+pub struct RemotePeer(pub Arc<Peer>);
 
 trait Io: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Io for T {}
@@ -76,13 +81,18 @@ pub enum ListenError {
 // === impl Bound ===
 
 impl Bound {
-    /// Binds a listener and reads its certificates; `alpn` are the protocols that
-    /// TLS offers.
+    /// Binds the listener of that name and reads its certificates; `alpn` are the
+    /// protocols that TLS offers.
     ///
     /// # Errors
     /// [`ListenError`].
-    pub async fn new(config: &ListenerConfig, alpn: &[&str]) -> Result<Self, ListenError> {
-        let tls = config.tls.as_ref().map(|tls| tls::acceptor(tls, alpn)).transpose()?;
+    pub async fn new(
+        name: &'static str,
+        config: &ListenerConfig,
+        alpn: &[&str],
+    ) -> Result<Self, ListenError> {
+        let tls = config.tls.as_ref().map(|tls| Certificates::read(name, tls, alpn).map(Arc::new));
+        let tls = tls.transpose()?;
         let failed = |source| ListenError::Bind { address: config.address.clone(), source };
         let (socket, address) = match &config.address {
             Address::Tcp(address) => {
@@ -91,10 +101,8 @@ impl Bound {
                 (Socket::Tcp(listener), Address::Tcp(address))
             }
             Address::Unix(path) => {
-                remove_stale(path).map_err(failed)?;
-                let listener = UnixListener::bind(path).map_err(failed)?;
-                let file = SocketFile(path.clone());
-                (Socket::Unix { listener, _file: file }, config.address.clone())
+                let listener = unix::Listener::bind(path, &config.peer_uids).map_err(failed)?;
+                (Socket::Unix(listener), config.address.clone())
             }
         };
         Ok(Self { socket, tls, address })
@@ -104,6 +112,12 @@ impl Bound {
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Its certificates, to be exchanged.
+    #[must_use]
+    pub fn certificates(&self) -> Option<&Arc<Certificates>> {
+        self.tls.as_ref()
     }
 
     /// Starts accepting.
@@ -122,16 +136,21 @@ impl Bound {
                 () = sender.closed() => return,
             };
             match (accepted, &self.tls) {
-                (Ok(connection), None) => {
-                    if sender.send(connection).await.is_err() {
+                (Ok((io, address)), None) => {
+                    let peer = Arc::new(Peer::new(address, None));
+                    if sender.send(Connection { io, peer }).await.is_err() {
                         return;
                     }
                 }
-                (Ok(connection), Some(tls)) => {
-                    let (tls, sender) = (tls.clone(), sender.clone());
+                (Ok((io, address)), Some(tls)) => {
+                    let (tls, sender) = (tls.acceptor(), sender.clone());
                     tokio::spawn(async move {
-                        if let Ok(Ok(stream)) = timeout(HANDSHAKE, tls.accept(connection)).await {
-                            let _ = sender.send(Connection(Box::pin(stream))).await;
+                        if let Ok(Ok(stream)) = timeout(HANDSHAKE, tls.accept(io)).await {
+                            let chain = stream.get_ref().1.peer_certificates();
+                            let leaf = chain.and_then(<[_]>::first).map(AsRef::as_ref);
+                            let peer = Arc::new(Peer::new(address, leaf));
+                            let io = Box::pin(stream);
+                            let _ = sender.send(Connection { io, peer }).await;
                         }
                     });
                 }
@@ -146,40 +165,19 @@ impl Bound {
 }
 
 impl Socket {
-    async fn accept(&self) -> io::Result<Connection> {
+    async fn accept(&self) -> io::Result<(Pin<Box<dyn Io>>, PeerAddress)> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, address) = listener.accept().await?;
                 // Without this, small gRPC answers wait 40 ms for an acknowledgement.
                 stream.set_nodelay(true)?;
-                Ok(Connection(Box::pin(stream)))
+                Ok((Box::pin(stream), PeerAddress::of_ip(address.ip())))
             }
-            Self::Unix { listener, .. } => {
-                let (stream, _) = listener.accept().await?;
-                Ok(Connection(Box::pin(stream)))
-            }
-        }
-    }
-}
-
-/// Removes a socket file that nobody listens on any more.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::FileTypeExt;
-    match std::fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.file_type().is_socket() => {
-            match std::os::unix::net::UnixStream::connect(path) {
-                Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-                Err(_) => std::fs::remove_file(path),
+            Self::Unix(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Box::pin(stream), address))
             }
         }
-        // Binding fails on anything else that is there.
-        _ => Ok(()),
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -212,9 +210,17 @@ impl axum::serve::Listener for Incoming {
 // === impl Connection ===
 
 impl tonic::transport::server::Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Arc<Peer>;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Arc<Peer> {
+        Arc::clone(&self.peer)
+    }
+}
+
+impl Connected<IncomingStream<'_, Incoming>> for RemotePeer {
+    fn connect_info(stream: IncomingStream<'_, Incoming>) -> Self {
+        Self(Arc::clone(&stream.io().peer))
+    }
 }
 
 impl AsyncRead for Connection {
@@ -223,7 +229,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_read(cx, buffer)
+        self.io.as_mut().poll_read(cx, buffer)
     }
 }
 
@@ -233,15 +239,15 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write(cx, bytes)
+        self.io.as_mut().poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_flush(cx)
+        self.io.as_mut().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_shutdown(cx)
+        self.io.as_mut().poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -249,10 +255,10 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write_vectored(cx, slices)
+        self.io.as_mut().poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 }

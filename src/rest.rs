@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Body,
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     response::Response,
 };
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     api::{self, Api, ApiRequest, Problem, ProblemCode, REQUEST_ID},
     metrics::{Edge, Metrics},
+    net::RemotePeer,
     operation::SECRETS_PATH,
     policy::DecisionId,
     secret::BackendName,
@@ -84,7 +85,8 @@ impl Rest {
                     || head.headers.contains_key(caller::REQUEST))
         });
         // Strangers are told so before they may send a body.
-        let caller = match caller::evidence(&head, &snapshot.grants, local) {
+        let peer = head.extensions.get::<ConnectInfo<RemotePeer>>().map(|peer| &*peer.0.0);
+        let caller = match caller::evidence(&head, peer, &snapshot.grants, local) {
             Ok(evidence) => snapshot.principal(evidence),
             Err(denial) => return api::refuse(denial.into(), request_id),
         };

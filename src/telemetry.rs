@@ -1,5 +1,7 @@
 //! Logs: one JSON object a line on standard error, or text for people.
 
+mod seldom;
+
 use tracing::Metadata;
 use tracing_subscriber::{
     EnvFilter, Layer,
@@ -9,6 +11,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+pub use self::seldom::Seldom;
 use crate::config::{LogConfig, LogFormat};
 
 /// Changes the log level while the service runs.

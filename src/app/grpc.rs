@@ -1,5 +1,7 @@
 //! The gRPC listener: `ext_authz`, `ext_proc`, health and reflection.
 
+mod admission;
+
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
@@ -8,14 +10,16 @@ use envoy_types::pb::envoy::service::{
     ext_proc::v3::external_processor_server::ExternalProcessorServer,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{server::NamedService, transport::Server};
+use tonic::{server::NamedService, service::interceptor::InterceptedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::Builder as Reflection;
 
+use self::admission::Admission;
 use crate::{
     config::ExtProcConfig,
     ext_authz::ExtAuthz,
     ext_proc::{ExtProc, ExtProcSettings},
+    identity::PeerPatterns,
     metrics::Metrics,
     net::Incoming,
     snapshot::Current,
@@ -37,6 +41,7 @@ const MAX_PENDING_RESETS: usize = 4096;
 pub(super) struct Grpc {
     ext_authz: ExtAuthz,
     ext_proc: ExtProc,
+    admission: Admission,
 }
 
 // === impl Grpc ===
@@ -54,9 +59,16 @@ impl Grpc {
             mode_override: config.mode_override,
         };
         Self {
+            admission: Admission::new(None, Arc::clone(&metrics)),
             ext_authz: ExtAuthz::new(current.clone(), Arc::clone(&metrics)),
             ext_proc: ExtProc::new(current, metrics, settings).ending_on(cut_off),
         }
+    }
+
+    /// Lets these peers alone ask, if given; health and reflection stay open.
+    pub(super) fn trusting(mut self, peers: Option<PeerPatterns>, metrics: Arc<Metrics>) -> Self {
+        self.admission = Admission::new(peers, metrics);
+        self
     }
 
     pub(super) async fn serve(
@@ -84,8 +96,11 @@ impl Grpc {
             .add_service(health)
             .add_service(reflection().build_v1().context("reflection")?)
             .add_service(reflection().build_v1alpha().context("reflection")?)
-            .add_service(self.ext_authz.into_server())
-            .add_service(self.ext_proc.into_server())
+            .add_service(InterceptedService::new(
+                self.ext_authz.into_server(),
+                self.admission.clone(),
+            ))
+            .add_service(InterceptedService::new(self.ext_proc.into_server(), self.admission))
             .serve_with_incoming_shutdown(incoming, stopped)
             .await
             .context("gRPC listener")

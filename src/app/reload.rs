@@ -1,4 +1,6 @@
-//! Reads configuration and policies again when they change, and swaps them whole.
+//! Reads configuration, policies and certificates again when they change, and swaps
+//! them whole. Certificates stand for themselves: neither they nor policies wait for
+//! the other to be usable.
 //!
 //! What cannot be used leaves the last good snapshot in force, with one addition:
 //! subjects of a Deny policy that cannot be read are denied until it can.
@@ -21,6 +23,7 @@ use super::build::{self, Built};
 use crate::{
     config::{Config, Environment},
     metrics::Metrics,
+    net::Certificates,
     policy::{Policies, PolicySet},
     snapshot::Current,
     telemetry::LogLevel,
@@ -51,6 +54,7 @@ pub(super) struct Reloader {
     /// The policies of the last load that could be used.
     policies: Policies,
     generation: u64,
+    certificates: Vec<Arc<Certificates>>,
 }
 
 // === impl Reloader ===
@@ -66,7 +70,27 @@ impl Reloader {
         log_level: LogLevel,
     ) -> Self {
         let policies = built.policies;
-        Self { watch, config, environment, current, metrics, log_level, policies, generation: 1 }
+        let certificates = Vec::new();
+        Self {
+            watch,
+            config,
+            environment,
+            current,
+            metrics,
+            log_level,
+            policies,
+            generation: 1,
+            certificates,
+        }
+    }
+
+    /// Reads these again as well.
+    pub(super) fn with_certificates(mut self, certificates: Vec<Arc<Certificates>>) -> Self {
+        for one in &certificates {
+            self.metrics.certificate(one.listener(), one.expiry());
+        }
+        self.certificates = certificates;
+        self
     }
 
     /// Reloads on SIGHUP and on changes of the files; never returns.
@@ -82,6 +106,7 @@ impl Reloader {
     }
 
     pub(super) async fn reload(&mut self) {
+        self.reload_certificates();
         if let Err(error) = self.try_reload().await {
             self.metrics.reload(None);
             // A line each, so that none is lost in a long one.
@@ -91,8 +116,26 @@ impl Reloader {
         }
     }
 
+    fn reload_certificates(&self) {
+        for one in &self.certificates {
+            let listener = one.listener();
+            match one.reload() {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.metrics.certificate(listener, one.expiry());
+                    self.metrics.reload_of_certificates(true);
+                }
+                Err(error) => {
+                    self.metrics.reload_of_certificates(false);
+                    let error = format!("{:#}", anyhow::Error::from(error));
+                    tracing::error!(listener, error, "certificates refused, last good ones stay");
+                }
+            }
+        }
+    }
+
     async fn try_reload(&mut self) -> Result<(), String> {
-        let config = match &self.config.path {
+        let mut config = match &self.config.path {
             Some(path) => Config::load_again(path, &self.environment, &self.config.plugins)
                 .map_err(|error| error.to_string())?,
             None => self.config.clone(),
@@ -103,6 +146,8 @@ impl Reloader {
             return Err(format!("mode: {from:?} cannot become {to:?} without a restart"));
         }
         self.warn_of_restart(&config);
+        // They stay as they were bound, and so do the files to watch for them.
+        config.listeners = self.config.listeners.clone();
         if config.plugins != self.config.plugins {
             config.plugins.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         }
@@ -225,7 +270,16 @@ fn directories(config: &Config) -> BTreeSet<PathBuf> {
     directories.extend(config.policies.iter().map(|path| itself_or_parent(path)));
     directories.extend(config.identity.grant.key_file.iter().map(|path| parent(path)));
     directories.extend(config.plugins.directory.as_deref().map(itself_or_parent));
+    directories.extend(tls_files(config).map(|path| parent(path)));
     directories
+}
+
+fn tls_files(config: &Config) -> impl Iterator<Item = &PathBuf> {
+    let listeners = [&config.listeners.grpc, &config.listeners.rest].into_iter();
+    listeners.filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| {
+        let client_ca = tls.client_ca.as_ref().map(|ca| &ca.file);
+        [&tls.cert_file, &tls.key_file].into_iter().chain(client_ca)
+    })
 }
 
 /// Which files of the watched directories matter. Others, such as a log, may be written
@@ -241,6 +295,7 @@ impl Files {
     fn of(config: &Config) -> Self {
         let named = config.path.iter().chain(&config.policies);
         let named = named.chain(&config.identity.grant.key_file).chain(&config.plugins.directory);
+        let named = named.chain(tls_files(config));
         Self { named: named.cloned().collect(), plugins: config.plugins.directory.clone() }
     }
 

@@ -1,4 +1,4 @@
-//! Where to listen, and with which certificates.
+//! Where to listen, with which certificates, and to whom.
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
@@ -10,6 +10,7 @@ use super::{
     error::{ConfigError, line},
     value::Context,
 };
+use crate::identity::PeerPatterns;
 
 /// The three listeners.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,10 @@ pub struct ListenerConfig {
     pub address: Address,
     /// Plaintext without.
     pub tls: Option<TlsConfig>,
+    /// Users beside our own and root whose processes a unix listener lets in.
+    pub peer_uids: Vec<u32>,
+    /// Who may ask `ext_authz` and `ext_proc`; whoever connects without.
+    pub trusted_peers: Option<PeerPatterns>,
 }
 
 /// A TCP address or the path of a unix socket.
@@ -49,36 +54,48 @@ pub struct TlsConfig {
     pub cert_file: PathBuf,
     /// PEM.
     pub key_file: PathBuf,
-    /// PEM; clients must then show a certificate of one of these authorities.
-    pub client_ca_file: Option<PathBuf>,
+    /// Whose certificates clients show; none are asked for without.
+    pub client_ca: Option<ClientCa>,
+}
+
+/// The authorities of client certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCa {
+    /// PEM.
+    pub file: PathBuf,
+    /// Whether a client without a certificate is refused, too.
+    pub required: bool,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ListenersFile {
-    grpc: Option<TlsListenerFile>,
-    rest: Option<RestListenerFile>,
-    admin: Option<ListenerFile>,
+    grpc: Option<GrpcFile>,
+    rest: Option<RestFile>,
+    admin: Option<AdminFile>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TlsListenerFile {
+struct GrpcFile {
     address: Spanned<String>,
     tls: Option<TlsFile>,
+    peer_uids: Option<Spanned<Vec<u32>>>,
+    trusted_peers: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RestListenerFile {
+struct RestFile {
     address: Option<Spanned<String>>,
     tls: Option<TlsFile>,
+    peer_uids: Option<Spanned<Vec<u32>>>,
     require_request_header: Option<bool>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ListenerFile {
+struct AdminFile {
     address: Spanned<String>,
 }
 
@@ -88,68 +105,153 @@ struct TlsFile {
     cert_file: PathBuf,
     key_file: PathBuf,
     client_ca_file: Option<PathBuf>,
+    client_certificate: Option<Spanned<ClientCertificate>>,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum ClientCertificate {
+    Required,
+    Optional,
+}
+
+/// A listener as the file has it, whichever it is.
+struct ListenerFile<'a> {
+    name: &'static str,
+    default_port: u16,
+    mode: Mode,
+    context: &'a Context<'a>,
 }
 
 // === impl ListenersFile ===
 
 impl ListenersFile {
     pub(super) fn check(self, mode: Mode, context: &Context<'_>) -> Result<Listeners, ConfigError> {
-        let parts = |file: TlsListenerFile| (Some(file.address), file.tls);
-        let (grpc, grpc_tls) = self.grpc.map_or((None, None), parts);
-        let admin = self.admin.map(|file| file.address);
-        // A browser or a tricked workload in the pod reaches loopback too.
-        let mut require_request_header = mode == Mode::Sidecar;
-        let (rest, rest_tls) = match self.rest {
-            None => (None, None),
-            Some(file) => {
-                require_request_header =
-                    file.require_request_header.unwrap_or(require_request_header);
-                (file.address, file.tls)
+        let file = |name, default_port| ListenerFile { name, default_port, mode, context };
+        let grpc = file("grpc", 9191);
+        let grpc = match self.grpc {
+            None => grpc.check(None, None, None)?,
+            Some(of) => {
+                let mut checked = grpc.check(Some(of.address), of.tls, of.peer_uids)?;
+                let trusted = of.trusted_peers.map(|peers| grpc.trusted_peers(peers, &checked));
+                checked.trusted_peers = trusted.transpose()?;
+                checked
             }
         };
-        Ok(Listeners {
-            grpc: listener("grpc", grpc, grpc_tls, 9191, mode, context)?,
-            rest: listener("rest", rest, rest_tls, 8080, mode, context)?,
-            admin: listener("admin", admin, None, 9090, mode, context)?,
-            require_request_header,
-        })
+        // A browser or a tricked workload in the pod reaches loopback too.
+        let mut require_request_header = mode == Mode::Sidecar;
+        let rest = file("rest", 8080);
+        let rest = match self.rest {
+            None => rest.check(None, None, None)?,
+            Some(of) => {
+                require_request_header =
+                    of.require_request_header.unwrap_or(require_request_header);
+                rest.check(of.address, of.tls, of.peer_uids)?
+            }
+        };
+        let admin = file("admin", 9090).check(self.admin.map(|of| of.address), None, None)?;
+        Ok(Listeners { grpc, rest, admin, require_request_header })
     }
 }
 
-fn listener(
-    name: &str,
-    address: Option<Spanned<String>>,
-    tls: Option<TlsFile>,
-    default_port: u16,
-    mode: Mode,
-    context: &Context<'_>,
-) -> Result<ListenerConfig, ConfigError> {
-    let tls = tls.map(|tls| TlsConfig {
-        cert_file: context.resolve(&tls.cert_file),
-        key_file: context.resolve(&tls.key_file),
-        client_ca_file: tls.client_ca_file.map(|path| context.resolve(&path)),
-    });
-    let Some(text) = address else {
-        let address = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], default_port)));
-        return Ok(ListenerConfig { address, tls });
-    };
-    let refuse = |message: &str| {
-        let key = format!("listeners.{name}.address");
-        let message = format!("{:?} {message}", text.value);
-        Err(ConfigError::key(context.path, line(&text), key, message))
-    };
-    let address = match text.value.strip_prefix("unix:") {
-        Some(path) if !path.is_empty() => Address::Unix(context.resolve(path)),
-        Some(_) => return refuse("has no path"),
-        None => match text.value.parse() {
-            Ok(address) => Address::Tcp(address),
-            Err(_) => return refuse("is neither <ip>:<port> nor unix:<path>"),
-        },
-    };
-    if mode == Mode::Sidecar && !address.is_local() {
-        return refuse("is not a loopback address or unix socket, as sidecar mode requires");
+// === impl ListenerFile ===
+
+impl ListenerFile<'_> {
+    fn check(
+        &self,
+        address: Option<Spanned<String>>,
+        tls: Option<TlsFile>,
+        peer_uids: Option<Spanned<Vec<u32>>>,
+    ) -> Result<ListenerConfig, ConfigError> {
+        let address = match address {
+            None => Address::Tcp(SocketAddr::from(([127, 0, 0, 1], self.default_port))),
+            Some(text) => self.address(&text)?,
+        };
+        if let (Some(uids), Address::Tcp(_)) = (&peer_uids, &address) {
+            return Err(self.refuse(
+                line(uids),
+                "peer_uids",
+                "only unix sockets tell a peer's uid",
+            ));
+        }
+        Ok(ListenerConfig {
+            address,
+            tls: tls.map(|tls| self.tls(tls)).transpose()?,
+            peer_uids: peer_uids.map(|uids| uids.value).unwrap_or_default(),
+            trusted_peers: None,
+        })
     }
-    Ok(ListenerConfig { address, tls })
+
+    fn refuse(&self, line: Option<u64>, key: &str, why: impl fmt::Display) -> ConfigError {
+        ConfigError::key(self.context.path, line, format!("listeners.{}.{key}", self.name), why)
+    }
+
+    fn address(&self, text: &Spanned<String>) -> Result<Address, ConfigError> {
+        let refuse = |message: &str| {
+            Err(self.refuse(line(text), "address", format!("{:?} {message}", text.value)))
+        };
+        let address = match text.value.strip_prefix("unix:") {
+            Some(path) if !path.is_empty() => Address::Unix(self.context.resolve(path)),
+            Some(_) => return refuse("has no path"),
+            None => match text.value.parse() {
+                Ok(address) => Address::Tcp(address),
+                Err(_) => return refuse("is neither <ip>:<port> nor unix:<path>"),
+            },
+        };
+        if self.mode == Mode::Sidecar && !address.is_local() {
+            return refuse("is not a loopback address or unix socket, as sidecar mode requires");
+        }
+        Ok(address)
+    }
+
+    fn tls(&self, tls: TlsFile) -> Result<TlsConfig, ConfigError> {
+        let required = tls.client_certificate.as_ref();
+        if let (Some(required), None) = (required, &tls.client_ca_file) {
+            let why = "needs client_ca_file: without it no certificate is asked for";
+            return Err(self.refuse(line(required), "tls.client_certificate", why));
+        }
+        let required = required.is_none_or(|it| it.value == ClientCertificate::Required);
+        Ok(TlsConfig {
+            cert_file: self.context.resolve(&tls.cert_file),
+            key_file: self.context.resolve(&tls.key_file),
+            client_ca: tls
+                .client_ca_file
+                .map(|file| ClientCa { file: self.context.resolve(&file), required }),
+        })
+    }
+
+    fn trusted_peers(
+        &self,
+        peers: Spanned<Vec<Spanned<String>>>,
+        listener: &ListenerConfig,
+    ) -> Result<PeerPatterns, ConfigError> {
+        let refuse = |line, why: String| Err(self.refuse(line, "trusted_peers", why));
+        if peers.value.is_empty() {
+            return refuse(line(&peers), "an empty list would trust nobody".to_owned());
+        }
+        let is_unix = matches!(listener.address, Address::Unix(_));
+        let authenticates = listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let mut entries = Vec::new();
+        for entry in peers.value {
+            let at = line(&entry);
+            let one = match PeerPatterns::parse(std::slice::from_ref(&entry.value)) {
+                Ok(one) => one,
+                Err(why) => return refuse(at, why),
+            };
+            let why = if one.name_certificates() && !authenticates {
+                "can match nobody: without tls.client_ca_file no certificate is asked for"
+            } else if one.name_networks() && is_unix {
+                "can match nobody: a unix socket has no IP addresses"
+            } else if one.name_unix() && !is_unix {
+                "can match nobody: this listener is not a unix socket"
+            } else {
+                entries.push(entry.value);
+                continue;
+            };
+            return refuse(at, format!("{:?} {why}", entry.value));
+        }
+        PeerPatterns::parse(&entries).or_else(|why| refuse(None, why))
+    }
 }
 
 // === impl Address ===

@@ -49,6 +49,68 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             "dir/vaultmux.yaml:3: listeners.rest.address: \"0.0.0.0:80\" is not a loopback",
         ),
         (
+            &with("listeners:\n  grpc:\n    address: '127.0.0.1:1'\n    peer_uids: [1337]\n"),
+            "dir/vaultmux.yaml:6: listeners.grpc.peer_uids: only unix sockets tell",
+        ),
+        (
+            &with("listeners:\n  rest:\n    peer_uids: []\n"),
+            "dir/vaultmux.yaml:5: listeners.rest.peer_uids: only unix sockets tell",
+        ),
+        (
+            &with("listeners: {grpc: {address: 'unix:a', peer_uids: [-1]}}\n"),
+            "dir/vaultmux.yaml:3: listeners.grpc.peer_uids",
+        ),
+        (
+            &with(
+                "listeners:\n  rest:\n    tls:\n      cert_file: a\n      key_file: b\n      client_certificate: optional\n",
+            ),
+            "dir/vaultmux.yaml:8: listeners.rest.tls.client_certificate: needs client_ca_file",
+        ),
+        (
+            &with(
+                "listeners: {rest: {tls: {cert_file: a, key_file: b, client_ca_file: c, client_certificate: maybe}}}\n",
+            ),
+            "dir/vaultmux.yaml:3: listeners.rest.tls.client_certificate: unknown variant `maybe`",
+        ),
+        (
+            &with("listeners: {rest: {trusted_peers: [unix]}}\n"),
+            "dir/vaultmux.yaml:3: listeners.rest.trusted_peers: unknown field",
+        ),
+        (
+            &with("listeners: {admin: {address: 'unix:a', peer_uids: [1]}}\n"),
+            "dir/vaultmux.yaml:3: listeners.admin.peer_uids: unknown field",
+        ),
+        (
+            &with("listeners:\n  grpc:\n    address: '127.0.0.1:1'\n    trusted_peers: []\n"),
+            "dir/vaultmux.yaml:6: listeners.grpc.trusted_peers: an empty list",
+        ),
+        (
+            &with(
+                "listeners:\n  grpc:\n    address: '127.0.0.1:1'\n    trusted_peers:\n      - 10.0.0.0/8\n      - 10.0.0.1/8\n",
+            ),
+            "dir/vaultmux.yaml:8: listeners.grpc.trusted_peers: \"10.0.0.1/8\" has bits set",
+        ),
+        (
+            &with(
+                "listeners: {grpc: {address: '127.0.0.1:1', trusted_peers: ['spiffe://a/ns/b/sa/c*']}}\n",
+            ),
+            "dir/vaultmux.yaml:3: listeners.grpc.trusted_peers: \"spiffe://a/ns/b/sa/c*\" has `*`",
+        ),
+        (
+            &with(
+                "listeners: {grpc: {address: '127.0.0.1:1', trusted_peers: ['spiffe://a/ns/b/sa/*']}}\n",
+            ),
+            "dir/vaultmux.yaml:3: listeners.grpc.trusted_peers: \"spiffe://a/ns/b/sa/*\" can match nobody: without tls.client_ca_file",
+        ),
+        (
+            &with("listeners: {grpc: {address: '127.0.0.1:1', trusted_peers: [unix]}}\n"),
+            "dir/vaultmux.yaml:3: listeners.grpc.trusted_peers: \"unix\" can match nobody: this listener",
+        ),
+        (
+            &with("listeners: {grpc: {address: 'unix:a', trusted_peers: [10.0.0.0/8]}}\n"),
+            "dir/vaultmux.yaml:3: listeners.grpc.trusted_peers: \"10.0.0.0/8\" can match nobody: a unix socket",
+        ),
+        (
             &with("identity:\n  trust_domains: []\n"),
             "dir/vaultmux.yaml:4: identity.trust_domains: ",
         ),
@@ -207,6 +269,26 @@ fn defaults_are_closed_and_local() {
     assert_eq!(config.shutdown_grace, Duration::from_secs(25));
     assert!(!config.listeners.require_request_header);
     assert_eq!(config.secret_routes, SecretRoutes::default(), "the caller chooses the host");
+}
+
+#[test]
+fn a_client_authority_makes_certificates_required_unless_it_says_otherwise() {
+    for (more, required) in [
+        ("", true),
+        (", client_certificate: required", true),
+        (", client_certificate: optional", false),
+    ] {
+        let files = "cert_file: a, key_file: b, client_ca_file: c";
+        let yaml = format!(
+            "{LOCAL}listeners: {{grpc: {{address: 'unix:g', peer_uids: [1337], \
+             trusted_peers: [unix, 'spiffe://a/ns/b/sa/*'], tls: {{{files}{more}}}}}}}\n"
+        );
+        let grpc = parse(&yaml).expect("valid").listeners.grpc;
+        let client_ca = grpc.tls.expect("configured").client_ca;
+        assert_eq!(client_ca, Some(ClientCa { file: "dir/c".into(), required }), "{more}");
+        assert_eq!(grpc.peer_uids, [1337]);
+        assert!(grpc.trusted_peers.is_some_and(|peers| peers.name_unix()));
+    }
 }
 
 #[test]

@@ -1,11 +1,17 @@
-//! URI names in a client certificate that Envoy passed along.
+//! URI names in a client certificate, of a connection of our own or one that Envoy
+//! passed along. The chain has been validated before, by whoever ended TLS.
 //!
-//! Envoy has already validated the chain and reports only the *first* URI SAN
-//! as the principal; a certificate with two would pass as the first. The
-//! certificate is therefore read once more, for its names alone.
+//! Envoy reports only the *first* URI SAN as the principal; a certificate with two
+//! would pass as the first. The certificate is therefore read once more, for its
+//! names alone.
 
 use percent_encoding::percent_decode_str;
-use x509_parser::{extensions::GeneralName, pem::parse_x509_pem};
+use x509_parser::{
+    certificate::X509Certificate, extensions::GeneralName, parse_x509_certificate,
+    pem::parse_x509_pem,
+};
+
+use super::{evidence::IdentityError, spiffe::SpiffeId};
 
 /// Longest certificate that is read, in bytes of percent-encoded PEM.
 const MAX_CERTIFICATE: usize = 64 * 1024;
@@ -35,6 +41,23 @@ pub(super) fn supports(principal: &str, certificate: &str) -> Result<(), Certifi
     let pem: Vec<u8> = percent_decode_str(certificate).collect();
     let (_, pem) = parse_x509_pem(&pem).map_err(|_| CertificateError::Unreadable)?;
     let certificate = pem.parse_x509().map_err(|_| CertificateError::Unreadable)?;
+    match only_uri(&certificate)? == principal {
+        true => Ok(()),
+        false => Err(CertificateError::OtherIdentity),
+    }
+}
+
+/// The service account that a certificate in DER names.
+pub(super) fn spiffe_id(der: &[u8]) -> Result<SpiffeId, IdentityError> {
+    let (rest, certificate) =
+        parse_x509_certificate(der).map_err(|_| CertificateError::Unreadable)?;
+    if !rest.is_empty() {
+        return Err(CertificateError::Unreadable.into());
+    }
+    Ok(SpiffeId::parse(only_uri(&certificate)?)?)
+}
+
+fn only_uri<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a str, CertificateError> {
     let names = certificate
         .subject_alternative_name()
         .map_err(|_| CertificateError::Unreadable)?
@@ -44,8 +67,7 @@ pub(super) fn supports(principal: &str, certificate: &str) -> Result<(), Certifi
         _ => None,
     });
     match (uris.next(), uris.count()) {
-        (Some(uri), 0) if uri == principal => Ok(()),
-        (Some(_), 0) => Err(CertificateError::OtherIdentity),
+        (Some(uri), 0) => Ok(uri),
         (first, more) => Err(CertificateError::UriNames(usize::from(first.is_some()) + more)),
     }
 }

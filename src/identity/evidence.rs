@@ -144,6 +144,11 @@ impl Evidence {
         self.proofs.push(Proof { kinds: ProofKind::Mtls.into(), claim });
     }
 
+    /// Adds what the certificate of the connection itself says.
+    pub(super) fn add_peer(&mut self, claim: Result<SpiffeId, IdentityError>) {
+        self.proofs.push(Proof { kinds: ProofKind::Mtls.into(), claim });
+    }
+
     /// Adds the static identity of a loopback or unix listener.
     pub fn add_local(&mut self, id: SpiffeId) {
         self.proofs.push(Proof { kinds: ProofKind::Local.into(), claim: Ok(id) });

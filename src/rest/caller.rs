@@ -1,9 +1,10 @@
-//! Who calls REST: a grant from our own `ext_authz`, or a process of this pod.
+//! Who calls REST: a client certificate, a grant from our own `ext_authz`, or a process
+//! of this pod.
 
 use http::{HeaderName, header, request::Parts};
 
 use crate::{
-    identity::{Evidence, GrantKeys, GrantScope, SpiffeId},
+    identity::{Evidence, GrantKeys, GrantScope, Peer, SpiffeId},
     policy::{Denial, Reason},
 };
 
@@ -12,7 +13,8 @@ pub(super) const REQUEST: HeaderName = HeaderName::from_static("x-vaultmux-reque
 
 const GRANT: HeaderName = HeaderName::from_static("x-vaultmux-grant");
 
-/// Collects what a request shows. `local` is the identity of this listener's
+/// Collects what a request shows, and the connection that it came on: a certificate
+/// and a grant must name the same service account. `local` is the identity of this listener's
 /// callers, if it has one; it stands in only for requests that show nothing else
 /// and did not pass a proxy, since behind a proxy everyone comes from loopback.
 ///
@@ -20,10 +22,14 @@ const GRANT: HeaderName = HeaderName::from_static("x-vaultmux-grant");
 /// A [`Denial`] for a grant that is not good for this request.
 pub(super) fn evidence(
     head: &Parts,
+    peer: Option<&Peer>,
     grants: &GrantKeys,
     local: Option<&SpiffeId>,
 ) -> Result<Evidence, Denial> {
     let mut evidence = Evidence::default();
+    if let Some(peer) = peer {
+        peer.add_to(&mut evidence);
+    }
     let mut sent = head.headers.get_all(GRANT).iter();
     match (sent.next(), sent.next()) {
         (None, _) => {}

@@ -127,8 +127,19 @@ impl Certificates {
 
     /// TLS for a client that shows `identity`, if any.
     pub(crate) fn client(&self, identity: Option<Identity>) -> ClientConfig {
+        self.client_trusting(&[], identity)
+    }
+
+    /// The same for a client that trusts these authorities as well.
+    pub(crate) fn client_trusting(
+        &self,
+        others: &[&Self],
+        identity: Option<Identity>,
+    ) -> ClientConfig {
         let mut roots = RootCertStore::empty();
-        roots.add(self.authority.der().clone()).expect("own authority");
+        for trusted in [&[self], others].concat() {
+            roots.add(trusted.authority.der().clone()).expect("own authority");
+        }
         let config = ClientConfig::builder().with_root_certificates(roots);
         match identity {
             Some(Identity { certificate, key, .. }) => {

@@ -61,6 +61,11 @@ impl Client {
         Self { address, tls: Some(certificates.client(identity)), http2: false }
     }
 
+    /// Speaks TLS as configured.
+    pub(crate) fn with_tls(address: SocketAddr, tls: rustls::ClientConfig) -> Self {
+        Self { address, tls: Some(tls), http2: false }
+    }
+
     /// The same client, speaking HTTP/2.
     pub(crate) fn http2(&self) -> Self {
         Self { http2: true, ..self.clone() }
