@@ -63,7 +63,11 @@ async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
 }
 
 async fn metrics_text(State(admin): State<Admin>) -> impl IntoResponse {
-    admin.current.load_full().resolver.measure();
+    let snapshot = admin.current.load_full();
+    snapshot.resolver.measure();
+    if let Some(tokens) = &snapshot.tokens {
+        tokens.measure();
+    }
     match admin.metrics.encode() {
         Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, METRICS_TYPE)], text),
         Err(_) => {

@@ -6,7 +6,7 @@
 mod problem;
 mod secrets;
 
-pub use problem::{Problem, ProblemCode};
+pub use problem::{Problem, ProblemCode, challenge};
 
 use std::{
     sync::Arc,
@@ -160,8 +160,10 @@ pub fn record_decision(
 pub fn identity_reason(error: IdentityError) -> Reason {
     match error {
         IdentityError::Missing => Reason::NoIdentity,
+        IdentityError::Token(_) => Reason::InvalidToken,
         IdentityError::Malformed(_)
         | IdentityError::Certificate(_)
+        | IdentityError::Forwarded(_)
         | IdentityError::ForeignTrustDomain
         | IdentityError::Mismatch => Reason::InvalidIdentity,
     }

@@ -8,28 +8,35 @@
 mod attributes;
 mod response;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use envoy_types::pb::envoy::service::auth::v3::{
     CheckRequest, CheckResponse,
     authorization_server::{Authorization, AuthorizationServer},
 };
 use percent_encoding::percent_decode_str;
-use tonic::{Request, Response, Status};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, metadata::MetadataMap};
 
-use self::attributes::{Check, Http, Subject};
+use self::attributes::{AUTHORIZATION, Check, Fallback, Http, Subject};
 use crate::{
     api::{identity_reason, record_decision},
-    identity::{GrantScope, Principal, ServiceAccount},
+    identity::{GrantScope, Peer, Principal, ServiceAccount},
     metrics::{Edge, Metrics},
     operation::{SecretOperation, check_target, split_query},
     policy::{Decision, Denial, HttpRequest, Reason, Verb, canonical_host},
-    snapshot::{Current, Snapshot},
+    snapshot::{Current, IdentityUnavailable, Snapshot},
 };
 
 /// Larger than any request that Envoy sends with default limits; a check request
 /// that is not read to its end would be answered with an RPC error.
 const MAX_REQUEST: usize = 16 << 20;
+
+/// How long a caller's identity may take to verify where the proxy does not say.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers check requests.
 #[derive(Clone)]
@@ -63,10 +70,43 @@ impl ExtAuthz {
         AuthorizationServer::new(self).max_decoding_message_size(MAX_REQUEST)
     }
 
-    fn answer(&self, request: &CheckRequest) -> CheckResponse {
-        let snapshot = self.current.load();
-        let check = Check::from_request(request, snapshot.local.as_ref());
-        let outcome = decide(&snapshot, check);
+    async fn answer(
+        &self,
+        request: &CheckRequest,
+        peer: Option<&Peer>,
+        deadline: Instant,
+    ) -> Result<CheckResponse, IdentityUnavailable> {
+        let snapshot = self.current.load_full();
+        let mut check = Check::from_request(request, peer, snapshot.forwarded.as_ref());
+        let values = attributes::values(request, AUTHORIZATION);
+        let has_token = snapshot.add_token(&mut check.evidence, values, deadline).await?;
+        match check.fallback.filter(|_| check.evidence.is_empty()) {
+            None => {}
+            Some(Fallback::Local) => {
+                if let Some(local) = &snapshot.local {
+                    check.evidence.add_local(local.clone());
+                }
+            }
+            Some(Fallback::Peer) => {
+                if let Some(peer) = peer {
+                    peer.add_to(&mut check.evidence);
+                }
+            }
+        }
+        let mut to_remove = attributes::own_headers(request);
+        if has_token && !check.forward_token {
+            to_remove.push(AUTHORIZATION.to_owned());
+        }
+        Ok(self.respond(&snapshot, check, to_remove))
+    }
+
+    fn respond(
+        &self,
+        snapshot: &Snapshot,
+        check: Check<'_>,
+        to_remove: Vec<String>,
+    ) -> CheckResponse {
+        let outcome = decide(snapshot, check);
         let principal = outcome.principal.as_ref();
         record_decision(&self.metrics, Edge::ExtAuthz, outcome.decision.as_ref(), principal);
         match (outcome.decision, outcome.principal) {
@@ -75,8 +115,7 @@ impl ExtAuthz {
                     let sealed = snapshot.grants.seal(&principal, scope, SystemTime::now());
                     sealed.inspect_err(|error| tracing::error!(%error, "seal grant failed")).ok()
                 });
-                let sent = attributes::own_headers(request);
-                response::ok(&principal, &decision, grant, outcome.forward_grant, sent)
+                response::ok(&principal, &decision, grant, outcome.forward_grant, to_remove)
             }
             (Err(denial), principal) => response::denied(&denial, principal.as_ref()),
             // Unreachable by construction, and denied all the same.
@@ -91,12 +130,39 @@ impl Authorization for ExtAuthz {
         &self,
         request: Request<CheckRequest>,
     ) -> Result<Response<CheckResponse>, Status> {
-        Ok(Response::new(self.answer(request.get_ref())))
+        let deadline = deadline(request.metadata());
+        let peer = request.extensions().get::<Arc<Peer>>().cloned();
+        match self.answer(request.get_ref(), peer.as_deref(), deadline).await {
+            Ok(response) => Ok(Response::new(response)),
+            // Our own outage: what becomes of the request is the proxy's failure mode.
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        }
     }
 }
 
+/// Before the proxy gives up, so that it hears why; `grpc-timeout` as in gRPC over
+/// HTTP/2: at most 8 digits and a unit.
+fn deadline(metadata: &MetadataMap) -> Instant {
+    let asked = metadata.get("grpc-timeout").and_then(|value| {
+        let value = value.to_str().ok()?;
+        let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+        let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+        let number: u64 = plain.then(|| digits.parse().ok())??;
+        Some(match unit {
+            "H" => Duration::from_secs(number * 3600),
+            "M" => Duration::from_secs(number * 60),
+            "S" => Duration::from_secs(number),
+            "m" => Duration::from_millis(number),
+            "u" => Duration::from_micros(number),
+            "n" => Duration::from_nanos(number),
+            _ => return None,
+        })
+    });
+    Instant::now() + asked.map_or(PATIENCE, |asked| (asked / 10 * 9).min(PATIENCE))
+}
+
 fn decide<'a>(snapshot: &Snapshot, check: Check<'a>) -> Outcome<'a> {
-    let Check { evidence, subject, destination, forward_grant } = check;
+    let Check { evidence, subject, destination, forward_grant, .. } = check;
     let scope = match &subject {
         Subject::Http(http) => Some(GrantScope {
             method: http.method,
@@ -177,6 +243,7 @@ fn veto(
     match denial.reason {
         Reason::NoMatch | Reason::MissingAttribute(_) => None,
         Reason::NoIdentity
+        | Reason::InvalidToken
         | Reason::InvalidIdentity
         | Reason::Malformed
         | Reason::DeniedByPolicy

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 pub use self::request::SecretProcessor;
-use crate::{metrics::Metrics, snapshot::Current};
+use crate::{identity::Peer, metrics::Metrics, snapshot::Current};
 
 /// Longest message that is read. A buffered body is one message, and tonic's own
 /// limit of 4 MiB is less than proxies are set to buffer.
@@ -80,6 +80,8 @@ pub struct RequestHeaders {
     pub attributes: HashMap<String, Struct>,
     /// What filters before this one said, by their names.
     pub metadata: Option<Metadata>,
+    /// The proxy itself.
+    pub peer: Option<Arc<Peer>>,
 }
 
 /// What becomes of a request. Without `Debug`, since mutations carry secrets.
@@ -143,8 +145,10 @@ impl<P: Processor> ExternalProcessor for ExtProc<P> {
         &self,
         request: Request<Streaming<ProcessingRequest>>,
     ) -> Result<Response<Self::ProcessStream>, Status> {
+        let peer = request.extensions().get::<Arc<Peer>>().cloned();
         let driver = stream::Driver::new(
             request.into_inner(),
+            peer,
             Arc::clone(&self.processor),
             phase::Phases::new(self.mode_override),
             self.shutdown.clone(),

@@ -111,6 +111,8 @@ pub(crate) fn over(
         resolver: Resolver::new(stores, config.resolver.clone(), Arc::clone(metrics)),
         trust_domains: config.identity.trust_domains.clone().into(),
         local: config.identity.local.clone(),
+        forwarded: config.identity.forwarded.clone(),
+        tokens: None,
         grants: Arc::new(GrantKeys::random(Duration::from_secs(30)).expect("random bytes")),
         secret_routes: config.secret_routes.clone(),
         injections: Arc::clone(&config.injections),

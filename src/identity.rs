@@ -2,8 +2,8 @@
 //!
 //! An edge collects what a request shows about its caller in [`Evidence`];
 //! [`Evidence::principal`] is the only way to a [`Principal`]. Nothing
-//! unverified is ever called a principal. Uses
-//! [`crate::apiserver`] and [`crate::flight`] alone.
+//! unverified is ever called a principal. Of this crate it uses what is below all
+//! layers.
 
 mod certificate;
 mod evidence;
@@ -15,10 +15,14 @@ mod token;
 
 pub use certificate::CertificateError;
 pub use evidence::{Evidence, IdentityError, Principal, ProofKind, ProofSet};
-pub use forwarded::{ForwardedPosition, InvalidForwarded, forwarded_client};
+pub use forwarded::{
+    ForwardedClientCert, ForwardedPosition, InvalidForwarded, Messenger, forwarded_client,
+};
 pub use grant::{GrantError, GrantKeys, GrantScope};
 pub use peer::{Peer, PeerAddress, PeerPatterns};
 pub use spiffe::{InvalidSpiffeId, ServiceAccount, SpiffeId, TrustDomain, is_namespace};
 pub use token::{
-    Pod, ReviewSettings, Reviewed, Reviewer, Revocations, TokenError, TokenRefusal, WatchGuard,
+    Bearer, Binding, KeyLocation, Pod, ReviewSettings, Reviewed, Reviewer, Revocations, TokenError,
+    TokenProof, TokenRefusal, TokenSettings, TokenSetupError, TokenVerification, TokenVerifier,
+    WatchGuard,
 };

@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    sync::atomic::Ordering,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -38,6 +39,11 @@ pub struct Metrics {
     audit_matches: Family<AuditLabels, Counter>,
     ext_proc_streams: Family<ResultLabels, Counter>,
     ext_proc_references: Family<ResultLabels, Counter>,
+    token_verifications: Family<ResultLabels, Counter>,
+    token_reviews: Family<ResultLabels, Counter>,
+    token_cache_entries: Gauge,
+    token_key_fetches: Family<ResultLabels, Counter>,
+    token_keys_age: Gauge,
     policy_generation: Gauge,
     reloads: Family<ResultLabels, Counter>,
     certificate_expiry: Family<ListenerLabels, Gauge>,
@@ -120,6 +126,17 @@ pub struct BackendGauges<'a> {
     pub credentials_expire: Option<SystemTime>,
 }
 
+/// How tokens are verified now.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenGauges {
+    /// Good tokens that are remembered.
+    pub cached: u64,
+    /// How old the issuer's keys are, if there are any.
+    pub keys_age: Option<Duration>,
+    /// How often they were fetched and how often that failed, if they are.
+    pub key_fetches: Option<(u64, u64)>,
+}
+
 /// The edge that asked for a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edge {
@@ -166,6 +183,11 @@ impl Default for Metrics {
             audit_matches: Family::default(),
             ext_proc_streams: Family::default(),
             ext_proc_references: Family::default(),
+            token_verifications: Family::default(),
+            token_reviews: Family::default(),
+            token_cache_entries: Gauge::default(),
+            token_key_fetches: Family::default(),
+            token_keys_age: Gauge::default(),
             policy_generation: Gauge::default(),
             reloads: Family::default(),
             certificate_expiry: Family::default(),
@@ -246,6 +268,31 @@ impl Default for Metrics {
             "vaultmux_ext_proc_references",
             "Secret references met in requests, by outcome",
             metrics.ext_proc_references.clone(),
+        );
+        registry.register(
+            "vaultmux_token_verifications",
+            "Bearer tokens that were shown, by what became of them",
+            metrics.token_verifications.clone(),
+        );
+        registry.register(
+            "vaultmux_token_reviews",
+            "Questions to the API server about tokens, by how they ended",
+            metrics.token_reviews.clone(),
+        );
+        registry.register(
+            "vaultmux_token_cache_entries",
+            "Good tokens that are remembered",
+            metrics.token_cache_entries.clone(),
+        );
+        registry.register(
+            "vaultmux_token_jwks_fetches",
+            "Fetches of the token issuer's keys, by how they ended",
+            metrics.token_key_fetches.clone(),
+        );
+        registry.register(
+            "vaultmux_token_jwks_age_seconds",
+            "Age of the token issuer's keys, -1 without any",
+            metrics.token_keys_age.clone(),
         );
         registry.register(
             "vaultmux_policy_generation",
@@ -368,6 +415,29 @@ impl Metrics {
     /// A secret reference met in a request.
     pub fn ext_proc_reference(&self, result: &'static str) {
         self.ext_proc_references.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// A service account's token, or one of somebody else: what became of it.
+    pub fn token_verification(&self, result: &'static str) {
+        self.token_verifications.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// A question to the API server about a token, and how it ended.
+    pub fn token_review(&self, result: &'static str) {
+        self.token_reviews.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// How tokens are verified now.
+    pub fn tokens(&self, TokenGauges { cached, keys_age, key_fetches }: TokenGauges) {
+        self.token_cache_entries.set(i64::try_from(cached).unwrap_or(i64::MAX));
+        let age = keys_age.map_or(-1, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        self.token_keys_age.set(age);
+        if let Some((succeeded, failed)) = key_fetches {
+            for (result, count) in [("ok", succeeded), ("error", failed)] {
+                let counter = self.token_key_fetches.get_or_create(&ResultLabels { result });
+                counter.inner().store(count, Ordering::Relaxed);
+            }
+        }
     }
 
     /// The policies that are in force from now on.

@@ -86,9 +86,9 @@ impl Rest {
         });
         // Strangers are told so before they may send a body.
         let peer = head.extensions.get::<ConnectInfo<RemotePeer>>().map(|peer| &*peer.0.0);
-        let caller = match caller::evidence(&head, peer, &snapshot.grants, local) {
+        let caller = match caller::evidence(&head, peer, &snapshot, local, deadline).await {
             Ok(evidence) => snapshot.principal(evidence),
-            Err(denial) => return api::refuse(denial.into(), request_id),
+            Err(error) => return api::refuse(error.into(), request_id),
         };
         let body = match &caller {
             Err(_) => Bytes::new(),

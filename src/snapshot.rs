@@ -6,9 +6,13 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
+use tokio::time::Instant;
 
 use crate::{
-    identity::{Evidence, GrantKeys, IdentityError, Principal, SpiffeId, TrustDomain},
+    identity::{
+        Bearer, Evidence, ForwardedClientCert, GrantKeys, IdentityError, Principal, SpiffeId,
+        TokenError, TokenVerifier, TrustDomain,
+    },
     injection::Injection,
     operation::SecretRoutes,
     policy::PolicySet,
@@ -29,6 +33,10 @@ pub struct Snapshot {
     pub trust_domains: Arc<[TrustDomain]>,
     /// Who loopback and unix callers are, in sidecar and development mode.
     pub local: Option<SpiffeId>,
+    /// Whose word about their clients is believed; nobody's without.
+    pub forwarded: Option<ForwardedClientCert>,
+    /// Verifies service accounts' tokens; they prove nothing without.
+    pub tokens: Option<Arc<TokenVerifier>>,
     /// Seals and opens grants.
     pub grants: Arc<GrantKeys>,
     /// Where the mesh sees secret operations.
@@ -38,6 +46,12 @@ pub struct Snapshot {
     /// Bounds on work and memory.
     pub limits: Limits,
 }
+
+/// Whoever could confirm an identity cannot be asked now. An outage of ours: neither an
+/// allow nor a deny.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the identity cannot be verified now")]
+pub struct IdentityUnavailable;
 
 /// Bounds on work and memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +81,36 @@ impl Snapshot {
     /// [`IdentityError`].
     pub fn principal(&self, evidence: Evidence) -> Result<Principal, IdentityError> {
         evidence.principal(&self.trust_domains)
+    }
+
+    /// Adds the service account's token among the values of `Authorization` to the
+    /// evidence, good or refused, and tells whether there was one. Tokens of others are
+    /// the application's business.
+    ///
+    /// # Errors
+    /// [`IdentityUnavailable`] if there is one and nobody could tell before `deadline`.
+    pub async fn add_token<'v>(
+        &self,
+        evidence: &mut Evidence,
+        values: impl Iterator<Item = &'v [u8]>,
+        deadline: Instant,
+    ) -> Result<bool, IdentityUnavailable> {
+        let Some(tokens) = &self.tokens else { return Ok(false) };
+        let found = match Bearer::find(values) {
+            Ok(None) => return Ok(false),
+            Ok(Some(bearer)) => tokens.verify(bearer, deadline).await,
+            Err(refusal) => Err(refusal.into()),
+        };
+        match found {
+            Ok(None) => return Ok(false),
+            Ok(Some(proof)) => evidence.add_token(&proof),
+            Err(TokenError::Refused(refusal)) => {
+                tracing::debug!(token.refusal = refusal.as_str(), "token refused");
+                evidence.add_refused_token(refusal);
+            }
+            Err(TokenError::Unavailable) => return Err(IdentityUnavailable),
+        }
+        Ok(true)
     }
 }
 

@@ -26,8 +26,12 @@ pub enum ProblemCode {
     InvalidBody,
     /// No identity was shown.
     NoIdentity,
+    /// The token shown was refused.
+    InvalidToken,
     /// The identity shown is malformed, foreign or contradictory.
     InvalidIdentity,
+    /// Whoever could confirm the identity cannot be asked now.
+    IdentityUnavailable,
     /// No policy allows it, whether the secret exists or not.
     Forbidden,
     /// No such path.
@@ -88,7 +92,7 @@ impl ProblemCode {
             Self::MalformedRequest | Self::InvalidReference | Self::InvalidBody => {
                 StatusCode::BAD_REQUEST
             }
-            Self::NoIdentity => StatusCode::UNAUTHORIZED,
+            Self::NoIdentity | Self::InvalidToken => StatusCode::UNAUTHORIZED,
             Self::InvalidIdentity | Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NoRoute | Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -97,7 +101,9 @@ impl ProblemCode {
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::BackendRefused => StatusCode::BAD_GATEWAY,
-            Self::BackendUnavailable | Self::BackendThrottled => StatusCode::SERVICE_UNAVAILABLE,
+            Self::BackendUnavailable | Self::BackendThrottled | Self::IdentityUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -111,7 +117,9 @@ impl ProblemCode {
             Self::NoIdentity => {
                 "no identity: call through the mesh, or from the same pod with x-vaultmux-request: true"
             }
+            Self::InvalidToken => "invalid token",
             Self::InvalidIdentity => "invalid identity",
+            Self::IdentityUnavailable => "the identity cannot be verified now",
             Self::Forbidden => "forbidden",
             Self::NoRoute => "no such path",
             Self::NotFound => "secret not found",
@@ -126,6 +134,15 @@ impl ProblemCode {
             Self::DeadlineExceeded => "the secret store did not answer in time",
             Self::Internal => "internal server error",
         }
+    }
+}
+
+/// What a caller without identity is asked for (RFC 6750, section 3).
+#[must_use]
+pub fn challenge(token_was_refused: bool) -> &'static str {
+    match token_was_refused {
+        true => "Bearer realm=\"vaultmux-mesh\", error=\"invalid_token\"",
+        false => "Bearer realm=\"vaultmux-mesh\"",
     }
 }
 
@@ -171,7 +188,8 @@ impl Problem {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
         if status == StatusCode::UNAUTHORIZED {
-            let scheme = HeaderValue::from_static("Bearer realm=\"vaultmux-mesh\"");
+            let scheme =
+                HeaderValue::from_static(challenge(self.code == ProblemCode::InvalidToken));
             headers.insert(header::WWW_AUTHENTICATE, scheme);
         }
         if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
@@ -192,6 +210,7 @@ impl From<Denial> for Problem {
     fn from(denial: Denial) -> Self {
         let code = match denial.reason {
             Reason::NoIdentity => ProblemCode::NoIdentity,
+            Reason::InvalidToken => ProblemCode::InvalidToken,
             Reason::InvalidIdentity => ProblemCode::InvalidIdentity,
             Reason::Malformed => ProblemCode::MalformedRequest,
             Reason::NoMatch

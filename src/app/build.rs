@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use crate::{
     backends::{self, Store},
     config::{BackendSettings, Config, IdentityConfig, Mode},
-    identity::{GrantError, GrantKeys},
+    identity::{GrantError, GrantKeys, TokenSetupError, TokenVerifier},
     metrics::Metrics,
     policy::{LoadFailure, Policies, PolicySet},
     resolver::{Opened, Resolver},
@@ -33,6 +33,9 @@ pub enum BuildError {
         /// Why not.
         message: String,
     },
+    /// Tokens that could not be verified this way.
+    #[error("identity.service_account_tokens: {0}")]
+    Tokens(#[from] TokenSetupError),
     /// A grant key file that cannot be used.
     #[error("identity.grant.key_file {path}: {message}")]
     GrantKeys {
@@ -51,10 +54,11 @@ pub(super) async fn first(config: &Config, metrics: Arc<Metrics>) -> Result<Buil
     let policies = load_policies(config).map_err(BuildError::Policies)?;
     let resolver = resolver(config, Arc::clone(&metrics), None).await?;
     let grants = Arc::new(grant_keys(&config.identity)?);
+    let tokens = tokens(&config.identity, Arc::clone(&metrics)).await?;
     let set = PolicySet::compile(&policies, 1);
     log_generation(&set);
     metrics.reload(Some(1));
-    let snapshot = snapshot(config, set, resolver, grants);
+    let snapshot = snapshot(config, set, resolver, tokens, grants);
     Ok(Built { snapshot, policies })
 }
 
@@ -62,6 +66,7 @@ pub(super) fn snapshot(
     config: &Config,
     policies: PolicySet,
     resolver: Resolver,
+    tokens: Option<Arc<TokenVerifier>>,
     grants: Arc<GrantKeys>,
 ) -> Snapshot {
     Snapshot {
@@ -70,6 +75,8 @@ pub(super) fn snapshot(
         resolver,
         trust_domains: config.identity.trust_domains.clone().into(),
         local: config.identity.local.clone(),
+        forwarded: config.identity.forwarded.clone(),
+        tokens,
         grants,
         secret_routes: config.secret_routes.clone(),
         injections: Arc::clone(&config.injections),
@@ -102,6 +109,16 @@ pub fn load_policies(config: &Config) -> Result<Policies, LoadFailure> {
         }
         _ => crate::policy::load(&config.policies, &config.catalog),
     }
+}
+
+/// The verifier of service accounts' tokens, if they are to count. It has asked nobody yet.
+pub(super) async fn tokens(
+    identity: &IdentityConfig,
+    metrics: Arc<Metrics>,
+) -> Result<Option<Arc<TokenVerifier>>, BuildError> {
+    let Some(settings) = identity.tokens.clone() else { return Ok(None) };
+    let trust_domain = identity.trust_domains[0].clone();
+    Ok(Some(TokenVerifier::connect(settings, trust_domain, metrics).await?))
 }
 
 pub(super) fn grant_keys(identity: &IdentityConfig) -> Result<GrantKeys, BuildError> {

@@ -178,10 +178,18 @@ impl Reloader {
                 Arc::new(build::grant_keys(&config.identity).map_err(|error| error.to_string())?)
             }
         };
+        // Kept with what is cached, unless how tokens are verified has changed.
+        let (old, new) = (&self.config.identity, &config.identity);
+        let tokens = match old.tokens == new.tokens && old.trust_domains == new.trust_domains {
+            true => before.tokens.clone(),
+            false => build::tokens(new, Arc::clone(&self.metrics))
+                .await
+                .map_err(|error| error.to_string())?,
+        };
         self.log_level.set(&config.log.level).map_err(|error| error.to_string())?;
         self.generation += 1;
         let set = PolicySet::compile(&policies, self.generation);
-        let snapshot = build::snapshot(&config, set, resolver, grants);
+        let snapshot = build::snapshot(&config, set, resolver, tokens, grants);
         let policies_in_force = Arc::clone(&snapshot.policies);
         self.current.store(snapshot);
         self.metrics.reload(Some(self.generation));

@@ -1,17 +1,23 @@
 //! Whose identities count, who local callers are, and how grants are sealed.
 
+mod tokens;
+
 use std::{path::PathBuf, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+use self::tokens::TokensFile;
 use super::{
     Mode,
     error::{ConfigError, line},
     value::{Context, Period},
 };
-use crate::identity::{ServiceAccount, SpiffeId, TrustDomain};
+use crate::identity::{
+    ForwardedClientCert, ForwardedPosition, PeerPatterns, ServiceAccount, SpiffeId, TokenSettings,
+    TrustDomain,
+};
 
 /// Where Kubernetes mounts a pod's own token by default.
 const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -23,6 +29,10 @@ pub struct IdentityConfig {
     pub trust_domains: Vec<TrustDomain>,
     /// Who loopback and unix callers are; sidecar and development mode only.
     pub local: Option<SpiffeId>,
+    /// Whose `x-forwarded-client-cert` is believed.
+    pub forwarded: Option<ForwardedClientCert>,
+    /// How service accounts' tokens are verified; they prove nothing without.
+    pub tokens: Option<TokenSettings>,
     /// How grants are sealed.
     pub grant: GrantConfig,
 }
@@ -41,7 +51,16 @@ pub struct GrantConfig {
 pub(super) struct IdentityFile {
     trust_domains: Option<Spanned<Vec<String>>>,
     local: Option<Spanned<LocalFile>>,
+    forwarded_client_cert: Option<Spanned<ForwardedFile>>,
+    service_account_tokens: Option<TokensFile>,
     grant: GrantFile,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ForwardedFile {
+    trusted_proxies: Vec<String>,
+    position: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -128,7 +147,40 @@ impl IdentityFile {
             Some(ttl) => ttl.value.0,
         };
         let key_file = self.grant.key_file.map(|path| context.resolve(&path));
-        Ok(IdentityConfig { trust_domains, local, grant: GrantConfig { key_file, ttl } })
+        let forwarded = self.forwarded_client_cert.map(|file| {
+            let at = line(&file);
+            let refuse = |key: &str, why: String| {
+                let key = format!("identity.forwarded_client_cert.{key}");
+                ConfigError::key(context.path, at, key, why)
+            };
+            file.value.check().map_err(|(key, why)| refuse(key, why))
+        });
+        let tokens = self.service_account_tokens.map(|tokens| tokens.check(context));
+        Ok(IdentityConfig {
+            trust_domains,
+            local,
+            forwarded: forwarded.transpose()?,
+            tokens: tokens.transpose()?,
+            grant: GrantConfig { key_file, ttl },
+        })
+    }
+}
+
+impl ForwardedFile {
+    fn check(self) -> Result<ForwardedClientCert, (&'static str, String)> {
+        if self.trusted_proxies.is_empty() {
+            return Err(("trusted_proxies", "an empty list would believe nobody".to_owned()));
+        }
+        let trusted_proxies =
+            PeerPatterns::parse(&self.trusted_proxies).map_err(|why| ("trusted_proxies", why))?;
+        let position = match self.position {
+            None => ForwardedPosition::Last,
+            Some(text) => ForwardedPosition::parse(&text).ok_or_else(|| {
+                let known = ForwardedPosition::ALL.map(ForwardedPosition::as_str).join(", ");
+                ("position", format!("{text:?} is not one of {known}"))
+            })?,
+        };
+        Ok(ForwardedClientCert { trusted_proxies, position })
     }
 }
 

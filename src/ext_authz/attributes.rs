@@ -7,7 +7,7 @@
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, attribute_context};
 
 use crate::{
-    identity::{Evidence, ServiceAccount, SpiffeId},
+    identity::{Evidence, ForwardedClientCert, Messenger, Peer, ServiceAccount, SpiffeId},
     policy::Connection,
 };
 
@@ -15,6 +15,14 @@ use crate::{
 /// workload. Set it on outbound listeners of a sidecar only; an inbound request
 /// without certificate would otherwise pass for the pod itself.
 const LOCAL_EXTENSION: (&str, &str) = ("vaultmux.identity", "local");
+
+/// Likewise, where the workload is whom the proxy's own certificate names: the one
+/// with which it connects to us.
+const PEER_EXTENSION: (&str, &str) = ("vaultmux.identity", "peer");
+
+/// A route's context extension that says: the upstream may see the caller's token, and
+/// could use it wherever it is accepted, for as long as it lives.
+const TOKEN_EXTENSION: (&str, &str) = ("vaultmux.token", "forward");
 
 /// A route's context extension that says: this leads to our own REST, which may
 /// see the grant. Anyone else could use it, for as long as it lives.
@@ -31,6 +39,19 @@ pub(super) struct Check<'a> {
     pub(super) destination: Option<ServiceAccount>,
     /// Whether the route says that the grant may be sent on.
     pub(super) forward_grant: bool,
+    /// Whether it says so of the caller's token.
+    pub(super) forward_token: bool,
+    /// Who the route says is calling where the request itself shows nothing.
+    pub(super) fallback: Option<Fallback>,
+}
+
+/// Who calls where a request shows nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fallback {
+    /// The pod's own workload.
+    Local,
+    /// The workload whose proxy asks.
+    Peer,
 }
 
 /// An HTTP request, or a connection of which nothing else is known.
@@ -49,20 +70,39 @@ pub(super) struct Http<'a> {
 // === impl Check ===
 
 impl<'a> Check<'a> {
-    /// Reads a request of any shape; what is missing is empty.
-    pub(super) fn from_request(request: &'a CheckRequest, local: Option<&SpiffeId>) -> Self {
+    /// Reads a request of any shape that `peer` sent; what is missing is empty.
+    pub(super) fn from_request(
+        request: &'a CheckRequest,
+        peer: Option<&Peer>,
+        forwarded: Option<&ForwardedClientCert>,
+    ) -> Self {
         let attributes = request.attributes.as_ref();
         let mut evidence = Evidence::default();
-        if let Some(source) = attributes.and_then(|a| a.source.as_ref()) {
-            evidence.add_mtls(&source.principal, &source.certificate);
+        let source = attributes.and_then(|a| a.source.as_ref());
+        let (principal, certificate) =
+            source.map_or(("", ""), |source| (&*source.principal, &*source.certificate));
+        // Whose client it is that the header names: that of the proxy that asks, unless
+        // its own client is a proxy that speaks for another.
+        let id = SpiffeId::parse(principal).ok();
+        let messenger = match (principal, &id) {
+            ("", _) => peer.map(Messenger::Peer),
+            (_, id) => id.as_ref().map(Messenger::Id),
+        };
+        let spoken_for = forwarded.zip(messenger).is_some_and(|(forwarded, messenger)| {
+            forwarded.add_to(&mut evidence, messenger, values(request, FORWARDED))
+        });
+        if !spoken_for {
+            evidence.add_mtls(principal, certificate);
         }
         let says = |(key, wanted): (&str, &str)| {
             let value = attributes.and_then(|a| a.context_extensions.get(key));
             value.is_some_and(|value| value == wanted)
         };
-        if let Some(local) = local.filter(|_| says(LOCAL_EXTENSION) && evidence.is_empty()) {
-            evidence.add_local(local.clone());
-        }
+        let fallback = match () {
+            () if says(LOCAL_EXTENSION) => Some(Fallback::Local),
+            () if says(PEER_EXTENSION) => Some(Fallback::Peer),
+            () => None,
+        };
         let destination = attributes
             .and_then(|a| a.destination.as_ref())
             .and_then(|peer| SpiffeId::parse(&peer.principal).ok())
@@ -73,8 +113,39 @@ impl<'a> Check<'a> {
             }
             None => Subject::Connection(Connection { destination: destination.clone() }),
         };
-        Self { evidence, subject, destination, forward_grant: says(GRANT_EXTENSION) }
+        Self {
+            evidence,
+            subject,
+            destination,
+            forward_grant: says(GRANT_EXTENSION),
+            forward_token: says(TOKEN_EXTENSION),
+            fallback,
+        }
     }
+}
+
+pub(super) const AUTHORIZATION: &str = "authorization";
+const FORWARDED: &str = "x-forwarded-client-cert";
+
+/// The values of a header, as far as Envoy tells them apart: joined by commas in one
+/// map, one by one in the other, by its configuration.
+pub(super) fn values<'a>(
+    request: &'a CheckRequest,
+    name: &'a str,
+) -> impl Iterator<Item = &'a [u8]> {
+    let http = http(request);
+    let apart = http.and_then(|http| http.header_map.as_ref()).map_or(&[][..], |map| &map.headers);
+    let joined = match apart {
+        [] => http.and_then(|http| http.headers.get(name)),
+        _ => None,
+    };
+    let apart = apart.iter().filter(move |header| header.key.eq_ignore_ascii_case(name));
+    apart
+        .map(|header| match header.raw_value.as_slice() {
+            [] => header.value.as_bytes(),
+            raw => raw,
+        })
+        .chain(joined.map(String::as_bytes))
 }
 
 /// The names of our own headers that the client sent, in any spelling that an

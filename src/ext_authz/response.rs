@@ -26,6 +26,7 @@ use serde::Serialize;
 use tonic::Code;
 
 use crate::{
+    api::challenge,
     identity::Principal,
     policy::{Decision, Denial, Reason},
 };
@@ -47,7 +48,7 @@ pub(super) fn ok(
     decision: &Decision,
     grant: Option<String>,
     forward_grant: bool,
-    sent_by_client: Vec<String>,
+    to_remove: Vec<String>,
 ) -> CheckResponse {
     let mut headers = vec![
         header(PRINCIPAL, principal.to_string()),
@@ -62,7 +63,7 @@ pub(super) fn ok(
     // Also those that the proxy was configured not to show us.
     let mut headers_to_remove: Vec<String> =
         [PRINCIPAL, DECISION_ID, GRANT].map(str::to_owned).into();
-    headers_to_remove.extend(sent_by_client);
+    headers_to_remove.extend(to_remove);
     headers_to_remove.retain(|name| !set.iter().any(|set| set.eq_ignore_ascii_case(name)));
     headers_to_remove.sort_unstable();
     headers_to_remove.dedup();
@@ -94,6 +95,7 @@ pub(super) fn ok(
 pub(super) fn denied(denial: &Denial, principal: Option<&Principal>) -> CheckResponse {
     let (http, code, error) = match denial.reason {
         Reason::NoIdentity => (401, Code::Unauthenticated, "no identity"),
+        Reason::InvalidToken => (401, Code::Unauthenticated, "invalid token"),
         Reason::InvalidIdentity => (403, Code::PermissionDenied, "invalid identity"),
         Reason::Malformed => (400, Code::InvalidArgument, "malformed request"),
         Reason::NoMatch
@@ -113,7 +115,10 @@ pub(super) fn denied(denial: &Denial, principal: Option<&Principal>) -> CheckRes
         header(DECISION_ID, decision_id),
     ];
     if http == 401 {
-        headers.push(header("www-authenticate", "Bearer realm=\"vaultmux-mesh\"".to_owned()));
+        headers.push(header(
+            "www-authenticate",
+            challenge(denial.reason == Reason::InvalidToken).to_owned(),
+        ));
     }
     let mut metadata = decision_metadata(&denial.decision);
     metadata.insert("reason", text(denial.reason.as_str()));

@@ -16,6 +16,8 @@ use envoy_types::pb::{
     google::protobuf::value::Kind,
 };
 
+use futures_util::FutureExt as _;
+
 use super::*;
 use crate::{fixture, identity::SpiffeId};
 
@@ -98,8 +100,15 @@ impl Case {
         let mut snapshot = fixture::snapshot(&metrics);
         snapshot.local = local.map(|id| SpiffeId::parse(id).expect("valid"));
         let service = ExtAuthz::new(Current::new(snapshot), metrics);
-        service.answer(&CheckRequest { attributes: Some(self.attributes) })
+        ask(&service, Some(self.attributes))
     }
+}
+
+/// Without tokens nothing is waited for.
+fn ask(service: &ExtAuthz, attributes: Option<AttributeContext>) -> CheckResponse {
+    let request = CheckRequest { attributes };
+    let answer = service.answer(&request, None, Instant::now()).now_or_never();
+    answer.expect("nothing to wait for").expect("nobody to be unavailable")
 }
 
 fn answer(response: &CheckResponse) -> Answer {
@@ -272,7 +281,7 @@ fn a_deny_for_the_mesh_covers_secret_operations_too() {
         snapshot.policies = Arc::new(fixture::policies(&fixture::config(fixture::CONFIG), &deny));
         let service = ExtAuthz::new(Current::new(snapshot), metrics);
         let case = Case::http("GET", "vaultmux.test", path);
-        answer(&service.answer(&CheckRequest { attributes: Some(case.attributes) }))
+        answer(&ask(&service, Some(case.attributes)))
     };
     for (paths, path, expected) in [
         ("\"*\"", "/v1/secrets/prod/key", Answer::Denied(403)),
@@ -307,10 +316,10 @@ fn connections_match_on_principal_and_destination_only() {
 fn requests_of_any_shape_get_an_answer() {
     let metrics = Arc::new(Metrics::default());
     let service = ExtAuthz::new(Current::new(fixture::snapshot(&metrics)), metrics);
-    let empty = service.answer(&CheckRequest { attributes: None });
+    let empty = ask(&service, None);
     assert_eq!(answer(&empty), Answer::Denied(401));
     let no_request = AttributeContext::default();
-    let no_request = service.answer(&CheckRequest { attributes: Some(no_request) });
+    let no_request = ask(&service, Some(no_request));
     assert_eq!(answer(&no_request), Answer::Denied(401));
     let mut no_http = Case::tcp();
     no_http.attributes.request = Some(RequestAttributes::default());

@@ -26,6 +26,9 @@ const ATTRIBUTES: &str = "envoy.filters.http.ext_proc";
 /// Under this name our `ext_authz` leaves its dynamic metadata.
 const AUTHZ_METADATA: &str = "envoy.filters.http.ext_authz";
 const GRANT: &str = "grant";
+/// `envoy.config.core.v3.TrafficDirection` of the listener, as a number.
+const DIRECTION: &str = "xds.listener_direction";
+const OUTBOUND: f64 = 2.0;
 
 /// A request as the core sees it. What is repeated or not text is left out: it
 /// matches nothing.
@@ -121,9 +124,10 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Who sent it. A grant and a certificate must name the same workload. A
-    /// local identity comes by grant alone: Envoy does not tell inbound from
-    /// outbound here, and an inbound caller must not pass for the pod itself.
+    /// Who sent it. A grant and a certificate must name the same workload. Where
+    /// neither is shown, the workload is the one whose proxy asks, on listeners that
+    /// Envoy says are outbound: an inbound caller must not pass for the pod itself.
+    /// A local identity comes by grant alone.
     pub(super) fn caller(
         &self,
         request: &RequestHeaders,
@@ -148,6 +152,12 @@ impl<'a> Head<'a> {
         if mtls {
             let id = self.text("connection.uri_san_peer_certificate").unwrap_or_default();
             evidence.add_mtls(id, "");
+        }
+        if let Some(peer) = &request.peer
+            && evidence.is_empty()
+            && matches!(self.attribute(DIRECTION), Some(Kind::NumberValue(OUTBOUND)))
+        {
+            peer.add_to(&mut evidence);
         }
         Ok(snapshot.principal(evidence)?)
     }

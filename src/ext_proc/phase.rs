@@ -155,6 +155,7 @@ impl Phases {
                     headers,
                     attributes: message.attributes,
                     metadata: message.metadata_context,
+                    peer: None,
                 };
                 Ok(Step::Process(HeadersTurn(()), Box::new(request)))
             }

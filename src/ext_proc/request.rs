@@ -271,6 +271,7 @@ impl From<Denial> for Refusal {
                 format!("binding_attribute_missing:{}", attribute.as_str())
             }
             reason @ (Reason::NoIdentity
+            | Reason::InvalidToken
             | Reason::InvalidIdentity
             | Reason::Malformed
             | Reason::NoMatch

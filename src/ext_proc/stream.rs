@@ -15,11 +15,12 @@ use super::{
     Processor,
     phase::{Echo, OutOfOrder, Phases, Step},
 };
-use crate::metrics::Metrics;
+use crate::{identity::Peer, metrics::Metrics};
 
 /// One stream's loop.
 pub(super) struct Driver<P> {
     inbound: Streaming<ProcessingRequest>,
+    peer: Option<Arc<Peer>>,
     processor: Arc<P>,
     phases: Phases,
     /// What is left of an answer in several messages.
@@ -54,13 +55,14 @@ struct End {
 impl<P: Processor> Driver<P> {
     pub(super) fn new(
         inbound: Streaming<ProcessingRequest>,
+        peer: Option<Arc<Peer>>,
         processor: Arc<P>,
         phases: Phases,
         shutdown: CancellationToken,
         metrics: Arc<Metrics>,
     ) -> Self {
         let end = End { metrics, failed: false };
-        Self { inbound, processor, phases, echo: None, shutdown, end }
+        Self { inbound, peer, processor, phases, echo: None, shutdown, end }
     }
 
     /// The answers. Whatever goes wrong, a panic included, is an error item; the
@@ -98,7 +100,8 @@ impl<P: Processor> Driver<P> {
                 return Ok(None);
             };
             match self.phases.next(message)? {
-                Step::Process(turn, request) => {
+                Step::Process(turn, mut request) => {
+                    request.peer.clone_from(&self.peer);
                     let answer = self.processor.on_request_headers(*request).await;
                     return Ok(Some(self.phases.answer(turn, answer)));
                 }

@@ -103,6 +103,8 @@ fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
         resolver: Resolver::new(backends, settings, Arc::clone(metrics)),
         trust_domains: Arc::new([TrustDomain::parse("cluster.local").expect("valid")]),
         local: None,
+        forwarded: None,
+        tokens: None,
         grants: Arc::new(grants()),
         secret_routes: SecretRoutes::new(vec![
             SecretRoute::new(&["vaultmux.*".to_owned()], "/v1/secrets").expect("valid"),

@@ -1,10 +1,12 @@
 //! Several proofs, which must agree, and the principal that follows from them.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::{
     certificate::{self, CertificateError},
+    forwarded::InvalidForwarded,
     spiffe::{InvalidSpiffeId, ServiceAccount, SpiffeId, TrustDomain},
+    token::{Binding, Pod, TokenProof, TokenRefusal},
 };
 
 /// How an identity was shown.
@@ -13,10 +15,14 @@ use super::{
 pub enum ProofKind {
     /// A client certificate that Envoy validated.
     Mtls = 1,
+    /// A client certificate that a trusted proxy says it validated.
+    Waypoint = 1 << 1,
+    /// A service account's token.
+    Token = 1 << 2,
     /// A grant sealed by our own `ext_authz`.
-    Grant = 1 << 1,
+    Grant = 1 << 3,
     /// A loopback or unix listener in sidecar or development mode.
-    Local = 1 << 2,
+    Local = 1 << 4,
 }
 
 /// The proofs that stand behind a principal.
@@ -29,6 +35,7 @@ pub struct ProofSet(u8);
 pub struct Principal {
     id: SpiffeId,
     proofs: ProofSet,
+    binding: Option<Binding>,
 }
 
 /// What a request shows about its caller, not yet judged.
@@ -41,6 +48,7 @@ pub struct Evidence {
 struct Proof {
     kinds: ProofSet,
     claim: Result<SpiffeId, IdentityError>,
+    binding: Option<Binding>,
 }
 
 /// Why evidence does not make a principal.
@@ -55,6 +63,12 @@ pub enum IdentityError {
     /// A certificate that does not support the identity it came with.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// A forwarded client certificate that cannot be relied on.
+    #[error(transparent)]
+    Forwarded(#[from] InvalidForwarded),
+    /// A token that was refused.
+    #[error(transparent)]
+    Token(#[from] TokenRefusal),
     /// The trust domain is not configured.
     #[error("trust domain is not configured")]
     ForeignTrustDomain,
@@ -67,13 +81,15 @@ pub enum IdentityError {
 
 impl ProofKind {
     /// Every kind, in the order in which they are printed.
-    pub const ALL: [Self; 3] = [Self::Mtls, Self::Grant, Self::Local];
+    pub const ALL: [Self; 5] = [Self::Mtls, Self::Waypoint, Self::Token, Self::Grant, Self::Local];
 
     /// The word used in policies, metadata and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Mtls => "mtls",
+            Self::Waypoint => "waypoint",
+            Self::Token => "token",
             Self::Grant => "grant",
             Self::Local => "local",
         }
@@ -141,22 +157,46 @@ impl Evidence {
             }
             Ok(id)
         });
-        self.proofs.push(Proof { kinds: ProofKind::Mtls.into(), claim });
+        self.push(ProofKind::Mtls, claim);
     }
 
     /// Adds what the certificate of the connection itself says.
     pub(super) fn add_peer(&mut self, claim: Result<SpiffeId, IdentityError>) {
-        self.proofs.push(Proof { kinds: ProofKind::Mtls.into(), claim });
+        self.push(ProofKind::Mtls, claim);
+    }
+
+    /// Adds the client that a trusted proxy names.
+    pub(super) fn add_waypoint(&mut self, claim: Result<SpiffeId, IdentityError>) {
+        self.push(ProofKind::Waypoint, claim);
     }
 
     /// Adds the static identity of a loopback or unix listener.
     pub fn add_local(&mut self, id: SpiffeId) {
-        self.proofs.push(Proof { kinds: ProofKind::Local.into(), claim: Ok(id) });
+        self.push(ProofKind::Local, Ok(id));
     }
 
-    /// Adds the identity in an opened grant, and the proofs that it was made from.
-    pub(super) fn add_grant(&mut self, id: SpiffeId, proofs: ProofSet) {
-        self.proofs.push(Proof { kinds: proofs.with(ProofKind::Grant), claim: Ok(id) });
+    /// Adds a token that was verified.
+    pub fn add_token(&mut self, proof: &Arc<TokenProof>) {
+        self.push(ProofKind::Token, Ok(proof.id().clone()));
+        if let Some(last) = self.proofs.last_mut() {
+            last.binding = Some(proof.binding().clone());
+        }
+    }
+
+    /// Adds a token that was refused: it spoils the evidence.
+    pub fn add_refused_token(&mut self, refusal: TokenRefusal) {
+        self.push(ProofKind::Token, Err(refusal.into()));
+    }
+
+    /// Adds the identity in an opened grant, the proofs that it was made from, and what
+    /// they were bound to.
+    pub(super) fn add_grant(&mut self, id: SpiffeId, proofs: ProofSet, binding: Binding) {
+        let kinds = proofs.with(ProofKind::Grant);
+        self.proofs.push(Proof { kinds, claim: Ok(id), binding: Some(binding) });
+    }
+
+    fn push(&mut self, kind: ProofKind, claim: Result<SpiffeId, IdentityError>) {
+        self.proofs.push(Proof { kinds: kind.into(), claim, binding: None });
     }
 
     /// Whether nothing was shown so far.
@@ -178,15 +218,33 @@ impl Evidence {
                 return Err(IdentityError::ForeignTrustDomain);
             }
             agreed = Some(match agreed {
-                None => Principal { id, proofs: proof.kinds },
-                Some(seen) if seen.id == id => {
-                    Principal { id, proofs: seen.proofs.union(proof.kinds) }
-                }
+                None => Principal { id, proofs: proof.kinds, binding: proof.binding },
+                Some(seen) if seen.id == id => Principal {
+                    id,
+                    proofs: seen.proofs.union(proof.kinds),
+                    binding: join(seen.binding, proof.binding)?,
+                },
                 Some(_) => return Err(IdentityError::Mismatch),
             });
         }
         agreed.ok_or(IdentityError::Missing)
     }
+}
+
+/// What both proofs are bound to. They must not be of different pods.
+fn join(one: Option<Binding>, other: Option<Binding>) -> Result<Option<Binding>, IdentityError> {
+    let (one, other) = match (one, other) {
+        (Some(one), Some(other)) => (one, other),
+        (one, other) => return Ok(one.or(other)),
+    };
+    if one.pod.as_ref().zip(other.pod.as_ref()).is_some_and(|(one, other)| one.uid != other.uid) {
+        return Err(IdentityError::Mismatch);
+    }
+    Ok(Some(Binding {
+        pod: one.pod.or(other.pod),
+        node: one.node.or(other.node),
+        expires: one.expires.min(other.expires),
+    }))
 }
 
 // === impl Principal ===
@@ -222,10 +280,28 @@ impl Principal {
         self.proofs
     }
 
+    /// The pod that one of the proofs is bound to.
+    #[must_use]
+    pub fn pod(&self) -> Option<&Pod> {
+        self.binding.as_ref()?.pod.as_ref()
+    }
+
+    /// The node that the pod is on.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        self.binding.as_ref()?.node.as_deref()
+    }
+
+    /// When the first of the proofs ends that do, in seconds since the epoch.
+    #[must_use]
+    pub fn expires(&self) -> Option<u64> {
+        self.binding.as_ref().map(|binding| binding.expires)
+    }
+
     /// Whether one of the proofs is a token that is bound to a pod.
     #[must_use]
     pub fn is_bound_to_pod(&self) -> bool {
-        false
+        self.pod().is_some()
     }
 }
 

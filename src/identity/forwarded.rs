@@ -18,6 +18,12 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
+use super::{
+    evidence::{Evidence, IdentityError},
+    peer::{Peer, PeerPatterns},
+    spiffe::SpiffeId,
+};
+
 /// Longest header that is read. Envoy's own limit is 60 KiB for all headers together,
 /// unless it is told otherwise.
 const MAX_HEADER: usize = 64 * 1024;
@@ -31,6 +37,24 @@ pub enum ForwardedPosition {
     BeforeLast,
     /// There must be one alone, as a proxy leaves that drops what it was sent.
     Only,
+}
+
+/// Whose `x-forwarded-client-cert` is believed, and which part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardedClientCert {
+    /// Proxies that are known to drop or append, never to pass on what they were sent.
+    pub trusted_proxies: PeerPatterns,
+    /// Which element counts.
+    pub position: ForwardedPosition,
+}
+
+/// Who brings the header.
+#[derive(Clone, Copy, Debug)]
+pub enum Messenger<'a> {
+    /// The other end of the connection to us.
+    Peer(&'a Peer),
+    /// The client of the proxy that asks us, as that proxy has validated it.
+    Id(&'a SpiffeId),
 }
 
 /// The header does not say who the client is, or says it in a way that may be a trick.
@@ -54,6 +78,40 @@ enum Uris<'h> {
     None,
     One(Cow<'h, str>),
     Several,
+}
+
+// === impl ForwardedClientCert ===
+
+impl ForwardedClientCert {
+    /// Adds the client that `messenger` speaks for, which sent us the request with these
+    /// values of the header. Nothing is added, and `false` told, if it is not a trusted
+    /// proxy or names nobody: then it speaks for itself.
+    pub fn add_to<'h>(
+        &self,
+        evidence: &mut Evidence,
+        messenger: Messenger<'_>,
+        values: impl Iterator<Item = &'h [u8]>,
+    ) -> bool {
+        let trusted = match messenger {
+            Messenger::Peer(peer) => self.trusted_proxies.admits(peer),
+            Messenger::Id(id) => self.trusted_proxies.admit_id(id),
+        };
+        if !trusted {
+            return false;
+        }
+        // Several headers are one that is joined by commas (RFC 9110, section 5.3).
+        let joined = values.collect::<Vec<_>>().join(&b","[..]);
+        let named = std::str::from_utf8(&joined)
+            .map_err(|_| InvalidForwarded::Malformed)
+            .and_then(|header| forwarded_client(header, self.position));
+        let claim = match named {
+            Ok(None) => return false,
+            Ok(Some(uri)) => SpiffeId::parse(&uri).map_err(IdentityError::from),
+            Err(error) => Err(error.into()),
+        };
+        evidence.add_waypoint(claim);
+        true
+    }
 }
 
 /// The client that the chosen element names. `None`: there is no such element, or it

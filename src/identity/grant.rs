@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use super::{
     evidence::{Evidence, Principal, ProofKind, ProofSet},
     spiffe::SpiffeId,
+    token::{Binding, Pod},
 };
 
 const ISSUER: &str = "vaultmux-mesh";
@@ -83,6 +84,16 @@ struct Claims {
     method: String,
     host: String,
     path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<PodClaim>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PodClaim {
+    name: String,
+    uid: String,
 }
 
 // === impl GrantKeys ===
@@ -151,14 +162,20 @@ impl GrantKeys {
         now: SystemTime,
     ) -> Result<String, GrantError> {
         let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        // It proves nothing for longer than what it was made from.
+        let latest = (since_epoch + self.ttl).as_secs();
         let claims = Claims {
             iss: ISSUER.to_owned(),
             sub: principal.to_string(),
-            exp: (since_epoch + self.ttl).as_secs(),
+            exp: principal.expires().map_or(latest, |expires| latest.min(expires)),
             proofs: principal.proofs().iter().map(|kind| kind.as_str().to_owned()).collect(),
             method: scope.method.to_owned(),
             host: scope.host.to_owned(),
             path: scope.path.to_owned(),
+            pod: principal
+                .pod()
+                .map(|pod| PodClaim { name: pod.name.to_string(), uid: pod.uid.to_string() }),
+            node: principal.node().map(str::to_owned),
         };
         let header = Header { kid: Some(self.signing_id.clone()), ..Header::new(Algorithm::HS256) };
         jsonwebtoken::encode(&header, &claims, &self.signing).map_err(GrantError::Token)
@@ -194,7 +211,9 @@ impl GrantKeys {
         let id = SpiffeId::parse(&claims.sub).map_err(|_| GrantError::Claims)?;
         let proofs: Option<ProofSet> =
             claims.proofs.iter().map(|proof| ProofKind::parse(proof)).collect();
-        evidence.add_grant(id, proofs.ok_or(GrantError::Claims)?);
+        let pod = claims.pod.map(|pod| Pod { name: pod.name.into(), uid: pod.uid.into() });
+        let binding = Binding { pod, node: claims.node.map(Into::into), expires: claims.exp };
+        evidence.add_grant(id, proofs.ok_or(GrantError::Claims)?, binding);
         Ok(())
     }
 }

@@ -137,6 +137,12 @@ impl PeerPatterns {
         self.0.iter().any(|pattern| pattern.admits(peer))
     }
 
+    /// Whether a proxy with this identity is one of them, wherever it is.
+    #[must_use]
+    pub fn admit_id(&self, id: &SpiffeId) -> bool {
+        self.0.iter().any(|pattern| pattern.admits_id(id))
+    }
+
     /// Whether they admit nobody.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -212,15 +218,24 @@ impl PeerPattern {
 
     fn admits(&self, peer: &Peer) -> bool {
         match self {
-            Self::Exact(expected) => peer.spiffe_id() == Some(expected),
-            Self::Namespace { trust_domain, namespace } => peer.spiffe_id().is_some_and(|id| {
-                id.trust_domain == *trust_domain && id.service_account.namespace() == namespace
-            }),
+            Self::Exact(_) | Self::Namespace { .. } => {
+                peer.spiffe_id().is_some_and(|id| self.admits_id(id))
+            }
             Self::Network(network) => match peer.address {
                 PeerAddress::Ip(address) => network.contains(&address),
                 PeerAddress::Unix { .. } => false,
             },
             Self::Unix => matches!(peer.address, PeerAddress::Unix { .. }),
+        }
+    }
+
+    fn admits_id(&self, id: &SpiffeId) -> bool {
+        match self {
+            Self::Exact(expected) => id == expected,
+            Self::Namespace { trust_domain, namespace } => {
+                id.trust_domain == *trust_domain && id.service_account.namespace() == namespace
+            }
+            Self::Network(_) | Self::Unix => false,
         }
     }
 }

@@ -1,16 +1,28 @@
-//! Service-account tokens: what one proves, and why one is refused.
+//! Service-account tokens: whose one is, and why one is refused.
+//!
+//! [`TokenVerifier`] is the way in. What a token says is believed by nobody until the
+//! issuer's keys, the API server or both have confirmed it.
 
+mod bearer;
+mod cluster;
 mod jwks;
 #[cfg(test)]
 pub(crate) mod mint;
 mod review;
 mod revocation;
+mod settings;
 mod unverified;
+mod verifier;
 
 use std::{sync::Arc, time::Duration};
 
+use super::SpiffeId;
+
+pub use bearer::Bearer;
 pub use review::{ReviewSettings, Reviewed, Reviewer};
 pub use revocation::{Revocations, WatchGuard};
+pub use settings::{KeyLocation, TokenSettings, TokenVerification};
+pub use verifier::{TokenSetupError, TokenVerifier};
 
 /// How far clocks may differ.
 const LEEWAY: Duration = Duration::from_secs(10);
@@ -22,6 +34,28 @@ pub struct Pod {
     pub name: Arc<str>,
     /// Its uid, which no other pod ever has.
     pub uid: Arc<str>,
+}
+
+/// What ties a proof to more than a service account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The pod that the token is bound to; it ends with it.
+    pub pod: Option<Pod>,
+    /// The node that the pod is on.
+    pub node: Option<Arc<str>>,
+    /// When the proof ends, in seconds since the epoch.
+    pub expires: u64,
+}
+
+/// What a good token proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenProof {
+    id: SpiffeId,
+    /// The service account's uid.
+    account_uid: Option<Arc<str>>,
+    /// The token's own id, for the audit log of the cluster.
+    credential_id: Option<Arc<str>>,
+    binding: Binding,
 }
 
 /// Why a token was refused. Callers are told one fixed phrase; this goes to logs and
@@ -110,5 +144,54 @@ impl TokenRefusal {
             Self::OtherUser => "other_user",
             Self::Revoked => "revoked",
         }
+    }
+}
+
+// === impl TokenError ===
+
+impl TokenError {
+    /// The word used in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.as_str(),
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+// === impl TokenProof ===
+
+impl TokenProof {
+    /// As if a token of `id` had been verified, bound to a pod of this uid or to none.
+    #[cfg(test)]
+    pub(crate) fn assumed(id: SpiffeId, pod_uid: Option<&str>) -> Arc<Self> {
+        let pod = pod_uid.map(|uid| Pod { name: "pod".into(), uid: uid.into() });
+        let binding = Binding { pod, node: None, expires: mint::now() + 3600 };
+        Arc::new(Self { id, account_uid: None, credential_id: None, binding })
+    }
+
+    /// Whose the token is.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// What it is bound to.
+    #[must_use]
+    pub fn binding(&self) -> &Binding {
+        &self.binding
+    }
+
+    /// The pod that it is bound to.
+    #[must_use]
+    pub fn pod(&self) -> Option<&Pod> {
+        self.binding.pod.as_ref()
+    }
+
+    /// What the cluster's audit log calls the token.
+    #[must_use]
+    pub fn credential_id(&self) -> Option<&str> {
+        self.credential_id.as_deref()
     }
 }

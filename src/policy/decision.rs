@@ -61,6 +61,8 @@ pub enum Reason {
     NoIdentity,
     /// The request shows an identity that is malformed, foreign or contradictory.
     InvalidIdentity,
+    /// The request shows a token that was refused.
+    InvalidToken,
     /// The request has more than one reading.
     Malformed,
     /// No policy allows it.
@@ -115,6 +117,7 @@ impl Reason {
         match self {
             Self::NoIdentity => "no_identity",
             Self::InvalidIdentity => "invalid_identity",
+            Self::InvalidToken => "invalid_token",
             Self::Malformed => "malformed_request",
             Self::NoMatch => "no_match",
             Self::DeniedByPolicy => "denied_by_policy",

@@ -8,7 +8,7 @@ mod random;
 mod semantics;
 
 use crate::{
-    identity::{Evidence, Principal, SpiffeId, TrustDomain},
+    identity::{Evidence, Principal, SpiffeId, TokenProof, TrustDomain},
     secret::{BackendName, Catalog, CatalogEntry, NameGrammar},
 };
 
@@ -34,4 +34,16 @@ pub(super) fn principal(domain: &str, account: &str, mtls: bool) -> Principal {
     }
     let domains = [TrustDomain::parse(domain).expect("valid")];
     evidence.principal(&domains).expect("one valid proof")
+}
+
+/// A principal of the trust domain `td`, proven by mTLS and by a token that is bound to a
+/// pod or not.
+pub(super) fn bearer(account: &str, pod: Option<&str>) -> Principal {
+    let (namespace, name) = account.split_once('/').expect("namespace/name");
+    let id = SpiffeId::parse(&format!("spiffe://td/ns/{namespace}/sa/{name}")).expect("valid");
+    let mut evidence = Evidence::default();
+    evidence.add_mtls(&id.to_string(), "");
+    evidence.add_token(&TokenProof::assumed(id, pod));
+    let domains = [TrustDomain::parse("td").expect("valid")];
+    evidence.principal(&domains).expect("proofs that agree")
 }

@@ -1,35 +1,61 @@
-//! Who calls REST: a client certificate, a grant from our own `ext_authz`, or a process
-//! of this pod.
+//! Who calls REST: a client certificate, our own or one that a trusted proxy saw, a
+//! service account's token, a grant from our own `ext_authz`, or a process of this pod.
 
 use http::{HeaderName, header, request::Parts};
 
+use tokio::time::Instant;
+
 use crate::{
-    identity::{Evidence, GrantKeys, GrantScope, Peer, SpiffeId},
+    api::{Problem, ProblemCode},
+    identity::{Evidence, GrantScope, Messenger, Peer, SpiffeId},
     policy::{Denial, Reason},
+    snapshot::{IdentityUnavailable, Snapshot},
 };
 
 /// A header that only a client of this API sends; its value does not matter.
 pub(super) const REQUEST: HeaderName = HeaderName::from_static("x-vaultmux-request");
 
 const GRANT: HeaderName = HeaderName::from_static("x-vaultmux-grant");
+const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-/// Collects what a request shows, and the connection that it came on: a certificate
-/// and a grant must name the same service account. `local` is the identity of this listener's
-/// callers, if it has one; it stands in only for requests that show nothing else
-/// and did not pass a proxy, since behind a proxy everyone comes from loopback.
+/// Why there is no evidence to judge.
+#[derive(Debug)]
+pub(super) enum CallerError {
+    /// A grant that is not good for this request.
+    Denied(Denial),
+    /// Nobody could tell whether a token is good.
+    Unavailable(IdentityUnavailable),
+}
+
+/// Collects what a request shows, and the connection that it came on: all of it must
+/// name the same service account. The certificate of a trusted proxy is not its clients':
+/// it counts only for requests that show nothing else. `local` is the identity of this
+/// listener's callers, if it has one; it stands in only for requests that show nothing
+/// else and did not pass a proxy, since behind a proxy everyone comes from loopback.
 ///
 /// # Errors
-/// A [`Denial`] for a grant that is not good for this request.
-pub(super) fn evidence(
+/// [`CallerError`], before `deadline`.
+pub(super) async fn evidence(
     head: &Parts,
     peer: Option<&Peer>,
-    grants: &GrantKeys,
+    snapshot: &Snapshot,
     local: Option<&SpiffeId>,
-) -> Result<Evidence, Denial> {
+    deadline: Instant,
+) -> Result<Evidence, CallerError> {
     let mut evidence = Evidence::default();
-    if let Some(peer) = peer {
-        peer.add_to(&mut evidence);
+    let proxy = peer.filter(|peer| {
+        snapshot.forwarded.as_ref().is_some_and(|it| it.trusted_proxies.admits(peer))
+    });
+    match (proxy, &snapshot.forwarded, peer) {
+        (Some(proxy), Some(forwarded), _) => {
+            let values = head.headers.get_all(FORWARDED).iter().map(|value| value.as_bytes());
+            forwarded.add_to(&mut evidence, Messenger::Peer(proxy), values);
+        }
+        (_, _, Some(peer)) => peer.add_to(&mut evidence),
+        (_, _, None) => {}
     }
+    let tokens = head.headers.get_all(header::AUTHORIZATION).iter().map(|value| value.as_bytes());
+    snapshot.add_token(&mut evidence, tokens, deadline).await?;
     let mut sent = head.headers.get_all(GRANT).iter();
     match (sent.next(), sent.next()) {
         (None, _) => {}
@@ -41,9 +67,12 @@ pub(super) fn evidence(
                 host: authority(head).ok_or_else(refused)?,
                 path: head.uri.path(),
             };
-            grants.open(grant, scope, &mut evidence).map_err(|_| refused())?;
+            snapshot.grants.open(grant, scope, &mut evidence).map_err(|_| refused())?;
         }
-        (Some(_), Some(_)) => return Err(Denial::new(Reason::InvalidIdentity)),
+        (Some(_), Some(_)) => return Err(Denial::new(Reason::InvalidIdentity).into()),
+    }
+    if let Some(proxy) = proxy.filter(|_| evidence.is_empty()) {
+        proxy.add_to(&mut evidence);
     }
     if let Some(local) = local.filter(|_| evidence.is_empty() && !came_through_a_proxy(head)) {
         evidence.add_local(local.clone());
@@ -67,4 +96,29 @@ fn came_through_a_proxy(head: &Parts) -> bool {
             || name.starts_with("x-forwarded-")
             || name.starts_with("x-envoy-")
     })
+}
+
+// === impl CallerError ===
+
+impl From<Denial> for CallerError {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
+impl From<IdentityUnavailable> for CallerError {
+    fn from(unavailable: IdentityUnavailable) -> Self {
+        Self::Unavailable(unavailable)
+    }
+}
+
+impl From<CallerError> for Problem {
+    fn from(error: CallerError) -> Self {
+        match error {
+            CallerError::Denied(denial) => denial.into(),
+            CallerError::Unavailable(IdentityUnavailable) => {
+                Self::new(ProblemCode::IdentityUnavailable)
+            }
+        }
+    }
 }

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use tokio::time::{Instant, timeout};
 
 use self::keys::Keys;
-pub(super) use self::source::{FileSource, HttpsSource, SourceError};
+pub(super) use self::source::{FileSource, HttpsSource};
 use super::{TokenError, TokenRefusal, unverified::UnverifiedToken};
 use crate::flight::{Flight, Flights};
 
@@ -157,6 +157,7 @@ impl KeySet {
     }
 
     /// Whether keys are held.
+    #[cfg(test)]
     pub(super) fn ready(&self) -> bool {
         self.held.load().is_some()
     }

@@ -66,8 +66,16 @@ fn from_entries_that_mean_nothing_or_two_things_are_refused() {
         ("namespacePrefixes: ['-']", ".namespacePrefixes[0]", "can never match"),
         ("namespacePrefixes: [a_b-]", ".namespacePrefixes[0]", "can never match"),
         ("namespaces: [a], trustDomains: [A]", ".trustDomains[0]", "is not a trust domain"),
-        ("namespaces: [a], require: [token]", ".require[0]", "known are mtls, grant, local"),
-        ("namespaces: [a], require: [waypoint]", ".require[0]", "known are mtls, grant, local"),
+        (
+            "namespaces: [a], require: [password]",
+            ".require[0]",
+            "known are mtls, waypoint, token, grant, local",
+        ),
+        (
+            "namespaces: [a], require: [Token]",
+            ".require[0]",
+            "known are mtls, waypoint, token, grant, local",
+        ),
         ("namespaces: [a], boundTo: node", ".boundTo", "\"node\" is not one of pod"),
         ("namespaces: [a], boundTo: Pod", ".boundTo", "is not one of pod"),
         ("namespaces: [a], boundTo: [pod]", ".boundTo", "must be text, not a list"),
@@ -251,7 +259,7 @@ fn documents_that_are_no_policy_are_refused() {
 
 #[test]
 fn every_problem_of_every_document_is_reported_in_order() {
-    let bad = policy("Allow", "namespaces: [A], require: [token]", "secrets: {names: [a]}");
+    let bad = policy("Allow", "namespaces: [A], require: [tokens]", "secrets: {names: [a]}");
     let text = format!("{bad}---\n{}", policy("Alow", "{}", "http: {}").replace("{{}}", "{}"));
     let found = problems(&text);
     let lines: Vec<&str> = found.iter().filter_map(|p| p.split(':').nth(1)).collect();

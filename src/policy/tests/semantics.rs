@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{catalog, principal};
+use super::{bearer, catalog, principal};
 use crate::{
     identity::{Principal, ServiceAccount},
     policy::{Attribute, Connection, Destination, HttpRequest, Policies, PolicySet, Reason, Verb},
@@ -164,6 +164,15 @@ fn a_binding_to_a_pod_is_a_condition_of_its_own() {
         for name in ["aws/k", "aws/l"] {
             assert!(set.authorize(&who, Verb::Get, &secret(name)).is_err(), "{name}, {mtls}");
         }
+    }
+    for (pod, expected) in [(None, false), (Some("uid"), true)] {
+        let who = bearer("a/x", pod);
+        for name in ["aws/k", "aws/l"] {
+            let allowed = set.authorize(&who, Verb::Get, &secret(name)).is_ok();
+            assert_eq!(allowed, expected, "{name}, {pod:?}");
+        }
+    }
+    for mtls in [true, false] {
         // One entry's condition is no other's.
         assert!(set.authorize(&principal("td", "b/x", mtls), Verb::Get, &secret("aws/m")).is_ok());
     }

@@ -128,8 +128,7 @@ fn only_signatures_of_private_keys_are_accepted() {
     }
     for algorithm in ["RS256", "RS384", "RS512", "ES256", "ES384"] {
         let token = mint.token_with_header(json!({"alg": algorithm}), json!({}));
-        let token = read(&token).expect(algorithm).expect(algorithm);
-        assert_eq!(format!("{:?}", token.algorithm), algorithm);
+        assert!(read(&token).expect(algorithm).is_some());
     }
 }
 

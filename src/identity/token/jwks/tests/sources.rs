@@ -3,7 +3,7 @@
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::*;
+use super::{super::source::SourceError, *};
 use crate::backends::fake::{Fake, Reply};
 
 async fn cause(source: &dyn KeySource) -> String {

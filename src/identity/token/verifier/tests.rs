@@ -1,0 +1,1 @@
+//! Verdicts about tokens, over a stub of the API server.
