@@ -125,6 +125,16 @@ impl FromIterator<ProofKind> for ProofSet {
     }
 }
 
+impl fmt::Display for ProofSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, kind) in self.iter().enumerate() {
+            let between = if at == 0 { "" } else { "+" };
+            write!(f, "{between}{}", kind.as_str())?;
+        }
+        Ok(())
+    }
+}
+
 // === impl Evidence ===
 
 impl Evidence {
