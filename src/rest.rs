@@ -84,11 +84,12 @@ impl Rest {
                 && (!self.settings.require_request_header
                     || head.headers.contains_key(caller::REQUEST))
         });
+        let traceparent = api::traceparent(&head.headers);
         // Strangers are told so before they may send a body.
         let peer = head.extensions.get::<ConnectInfo<RemotePeer>>().map(|peer| &*peer.0.0);
         let caller = match caller::evidence(&head, peer, &snapshot.grants, local) {
             Ok(evidence) => snapshot.principal(evidence),
-            Err(denial) => return api::refuse(denial.into(), request_id),
+            Err(denial) => return self.api.deny(&snapshot, denial, request_id, traceparent),
         };
         let body = match &caller {
             Err(_) => Bytes::new(),
@@ -103,6 +104,7 @@ impl Rest {
             query: head.uri.query(),
             body: &body,
             request_id,
+            traceparent,
         };
         let caller = caller.as_ref().map_err(|error| *error);
         self.api.answer(&snapshot, caller, request, deadline).await

@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::{ArcSwap, Guard};
 
 use crate::{
+    audit::AuditLog,
     identity::{Evidence, GrantKeys, IdentityError, Principal, SpiffeId, TrustDomain},
     injection::Injection,
     operation::SecretRoutes,
@@ -37,6 +38,8 @@ pub struct Snapshot {
     pub injections: Arc<[Injection]>,
     /// Bounds on work and memory.
     pub limits: Limits,
+    /// Where decisions are written.
+    pub audit: AuditLog,
 }
 
 /// Bounds on work and memory.

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
+    audit::{AuditLog, InvalidSink},
     backends::{self, Store},
     config::{BackendSettings, Config, IdentityConfig, Mode},
     identity::{GrantError, GrantKeys},
@@ -44,6 +45,9 @@ pub enum BuildError {
     /// No random key for grants.
     #[error(transparent)]
     Grant(#[from] GrantError),
+    /// An audit sink that cannot be written to.
+    #[error(transparent)]
+    Audit(#[from] InvalidSink),
 }
 
 /// Builds the snapshot of a start.
@@ -51,10 +55,11 @@ pub(super) async fn first(config: &Config, metrics: Arc<Metrics>) -> Result<Buil
     let policies = load_policies(config).map_err(BuildError::Policies)?;
     let resolver = resolver(config, Arc::clone(&metrics), None).await?;
     let grants = Arc::new(grant_keys(&config.identity)?);
+    let audit = AuditLog::start(config.audit.as_ref(), &metrics)?;
     let set = PolicySet::compile(&policies, 1);
     log_generation(&set);
     metrics.reload(Some(1));
-    let snapshot = snapshot(config, set, resolver, grants);
+    let snapshot = snapshot(config, set, resolver, grants, audit);
     Ok(Built { snapshot, policies })
 }
 
@@ -63,6 +68,7 @@ pub(super) fn snapshot(
     policies: PolicySet,
     resolver: Resolver,
     grants: Arc<GrantKeys>,
+    audit: AuditLog,
 ) -> Snapshot {
     Snapshot {
         catalog: Arc::clone(&config.catalog),
@@ -74,6 +80,7 @@ pub(super) fn snapshot(
         secret_routes: config.secret_routes.clone(),
         injections: Arc::clone(&config.injections),
         limits: config.limits,
+        audit,
     }
 }
 
