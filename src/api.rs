@@ -4,9 +4,11 @@
 //! nothing.
 
 mod problem;
+mod record;
 mod secrets;
 
 pub use problem::{Problem, ProblemCode, challenge};
+pub use record::Recorder;
 
 use std::{
     sync::Arc,
@@ -19,10 +21,11 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::Instant;
 
 use crate::{
+    audit::Operation,
     identity::{IdentityError, Principal},
     metrics::{Edge, Metrics},
     operation::{SecretOperation, split_query},
-    policy::{AuditMatch, Decision, Denial, InvalidRequest, Reason, Verb},
+    policy::{Denial, InvalidRequest, Reason, Verb},
     snapshot::Snapshot,
 };
 
@@ -42,6 +45,8 @@ pub struct ApiRequest<'a> {
     pub body: &'a [u8],
     /// Echoed in the answer.
     pub request_id: &'a str,
+    /// The header of that name, where it was sent once.
+    pub traceparent: Option<&'a str>,
 }
 
 /// Answers requests for the secrets API.
@@ -87,19 +92,18 @@ impl Api {
         request: &ApiRequest<'_>,
         deadline: Instant,
     ) -> Result<Response<Bytes>, Problem> {
+        let request_id = request.request_id;
+        let recorder = self.recorder(snapshot, request_id, request.traceparent);
+        let (method, catalog) = (request.method.as_str(), &snapshot.catalog);
+        let operation = || SecretOperation::parse(method, request.below, request.query, catalog);
         let principal = caller.map_err(|error| {
             let denial = Denial::new(identity_reason(error));
-            self.record(Err(&denial), None);
+            let asked = || operation().ok().as_ref().map(Operation::from);
+            recorder.record(Err(&denial), None, asked);
             Problem::from(denial)
         })?;
-        let operation = SecretOperation::parse(
-            request.method.as_str(),
-            request.below,
-            request.query,
-            &snapshot.catalog,
-        )?;
-        let request_id = request.request_id;
-        let call = secrets::Call { api: self, snapshot, principal, deadline, request_id };
+        let operation = operation()?;
+        let call = secrets::Call { recorder, snapshot, principal, deadline, request_id };
         match operation {
             SecretOperation::List { backend } => call.list(backend).await,
             SecretOperation::Create => call.create(request.body).await,
@@ -112,47 +116,34 @@ impl Api {
         }
     }
 
-    /// Counts and logs a decision.
-    fn record(&self, outcome: Result<&Decision, &Denial>, principal: Option<&Principal>) {
-        record_decision(&self.metrics, self.edge, outcome, principal);
+    /// Refuses a caller whose request shows no identity that holds.
+    #[must_use]
+    pub fn deny(
+        &self,
+        snapshot: &Snapshot,
+        denial: Denial,
+        request_id: &str,
+        traceparent: Option<&str>,
+    ) -> Response<Bytes> {
+        let recorder = self.recorder(snapshot, request_id, traceparent);
+        recorder.record(Err(&denial), None, || None);
+        refuse(denial.into(), request_id)
     }
-}
 
-/// Counts a decision, logs it without the secret's name, and reports policies in
-/// audit mode.
-pub fn record_decision(
-    metrics: &Metrics,
-    edge: Edge,
-    outcome: Result<&Decision, &Denial>,
-    principal: Option<&Principal>,
-) {
-    let (decision, reason) = match outcome {
-        Ok(decision) => (decision, None),
-        Err(denial) => (&denial.decision, Some(denial.reason.as_str())),
-    };
-    metrics.decision(edge, reason);
-    for AuditMatch { policy, rule, allow } in &decision.audit {
-        metrics.audit_match(policy, *allow);
-        tracing::info!(
-            policy.name = %policy,
-            policy.rule = rule,
-            would_allow = allow,
-            principal = principal.map(tracing::field::display),
-            decision_id = %decision.id,
-            "audit policy matched"
-        );
+    fn recorder<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        request_id: &'a str,
+        traceparent: Option<&'a str>,
+    ) -> Recorder<'a> {
+        Recorder {
+            metrics: &self.metrics,
+            audit: &snapshot.audit,
+            edge: self.edge,
+            request_id: Some(request_id),
+            traceparent,
+        }
     }
-    tracing::debug!(
-        edge = edge.as_str(),
-        outcome = if reason.is_some() { "denied" } else { "allowed" },
-        reason,
-        policy.name = decision.policy.as_deref(),
-        policy.rule = decision.rule,
-        policy.generation = decision.generation,
-        principal = principal.map(tracing::field::display),
-        decision_id = %decision.id,
-        "decision"
-    );
 }
 
 /// Why a caller without principal is denied.
@@ -188,6 +179,14 @@ pub fn refuse(problem: Problem, request_id: &str) -> Response<Bytes> {
 pub fn request_id(sent: Option<&str>) -> Option<&str> {
     let sane = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(&b);
     sent.filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(sane))
+}
+
+/// The trace that the caller says it is in. Sent twice, it says nothing.
+#[must_use]
+pub fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    let mut sent = headers.get_all("traceparent").iter();
+    let only = sent.next().filter(|_| sent.next().is_none())?;
+    only.to_str().ok()
 }
 
 /// Splits and checks a request target under a secret route.

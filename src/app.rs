@@ -11,7 +11,7 @@ use anyhow::Context;
 use tokio::{
     sync::watch,
     task::{JoinError, JoinSet},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +39,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(10);
 pub struct App {
     addresses: Addresses,
     readiness: Readiness,
+    current: Current,
     reloader: Reloader,
     servers: JoinSet<anyhow::Result<()>>,
     stop: watch::Sender<bool>,
@@ -132,9 +133,9 @@ impl App {
         readiness.ready();
         let grace = config.shutdown_grace;
         let reloader =
-            Reloader::new(watch, config, environment, built, current, metrics, log_level)
+            Reloader::new(watch, config, environment, built, current.clone(), metrics, log_level)
                 .with_certificates(certificates);
-        Ok(Self { addresses, readiness, reloader, servers, stop, cut_off, grace })
+        Ok(Self { addresses, readiness, current, reloader, servers, stop, cut_off, grace })
     }
 
     /// Where the listeners are.
@@ -157,9 +158,11 @@ impl App {
         self.readiness.draining();
         let _ = self.stop.send(true);
         if let Some(ended) = failed {
+            self.current.load_full().audit.flush(LAST_WORDS).await;
             return flatten(ended);
         }
         tracing::info!(grace_s = self.grace.as_secs_f64(), "draining");
+        let grace_ends = Instant::now() + self.grace;
         let drain = async {
             while let Some(ended) = self.servers.join_next().await {
                 flatten(ended)?;
@@ -167,15 +170,19 @@ impl App {
             anyhow::Ok(())
         };
         tokio::pin!(drain);
-        match timeout(self.grace, &mut drain).await {
-            Ok(drained) => drained?,
+        let drained = match timeout(self.grace, &mut drain).await {
+            Ok(drained) => drained,
             Err(_) => {
                 tracing::warn!("grace is over, requests in flight are cut off");
                 // A stream must end with an error, not by its connection's end.
                 self.cut_off.cancel();
                 let _ = timeout(LAST_WORDS, drain).await;
+                Ok(())
             }
-        }
+        };
+        let left = grace_ends.saturating_duration_since(Instant::now()).max(LAST_WORDS);
+        self.current.load_full().audit.flush(left).await;
+        drained?;
         tracing::info!("stopped");
         Ok(())
     }

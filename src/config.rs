@@ -4,6 +4,7 @@
 //! Only `app` and `cli` use this module, and only this module reads the
 //! environment. Every error is one line that names file, line and key.
 
+mod audit;
 mod backend;
 mod environment;
 mod error;
@@ -29,6 +30,7 @@ pub use self::{
     listener::{Address, ClientCa, ListenerConfig, Listeners, TlsConfig},
 };
 use crate::{
+    audit::AuditSettings,
     injection::Injection,
     operation::SecretRoutes,
     resolver::ResolverSettings,
@@ -82,6 +84,8 @@ pub struct Config {
     pub injections: Arc<[Injection]>,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// Where decisions are written, if they are.
+    pub audit: Option<AuditSettings>,
     /// How long a shutdown waits for requests in flight.
     pub shutdown_grace: Duration,
 }

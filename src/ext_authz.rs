@@ -5,10 +5,12 @@
 //! input is never answered with an RPC error, because Envoy treats those by its
 //! failure mode.
 
+mod asked;
 mod attributes;
 mod response;
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -21,9 +23,12 @@ use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
-use self::attributes::{AUTHORIZATION, Check, Fallback, Http, Subject};
+use self::{
+    asked::Asked,
+    attributes::{AUTHORIZATION, Check, Fallback, Http, Subject},
+};
 use crate::{
-    api::{identity_reason, record_decision},
+    api::{self, Recorder, identity_reason},
     identity::{GrantScope, Peer, Principal, ServiceAccount},
     metrics::{Edge, Metrics},
     operation::{SecretOperation, check_target, split_query},
@@ -49,6 +54,7 @@ pub struct ExtAuthz {
 struct Outcome<'a> {
     principal: Option<Principal>,
     decision: Result<Decision, Denial>,
+    asked: Asked<'a>,
     /// The request that a grant may be bound to; none for TCP.
     scope: Option<GrantScope<'a>>,
     /// Whether the route leads to our own REST, which then gets the grant.
@@ -97,18 +103,26 @@ impl ExtAuthz {
         if has_token && !check.forward_token {
             to_remove.push(AUTHORIZATION.to_owned());
         }
-        Ok(self.respond(&snapshot, check, to_remove))
+        Ok(self.respond(&snapshot, request, check, to_remove))
     }
 
     fn respond(
         &self,
         snapshot: &Snapshot,
+        request: &CheckRequest,
         check: Check<'_>,
         to_remove: Vec<String>,
     ) -> CheckResponse {
         let outcome = decide(snapshot, check);
         let principal = outcome.principal.as_ref();
-        record_decision(&self.metrics, Edge::ExtAuthz, outcome.decision.as_ref(), principal);
+        let recorder = Recorder {
+            metrics: &self.metrics,
+            audit: &snapshot.audit,
+            edge: Edge::ExtAuthz,
+            request_id: api::request_id(attributes::header(request, "x-request-id")),
+            traceparent: attributes::header(request, "traceparent"),
+        };
+        recorder.record(outcome.decision.as_ref(), principal, || outcome.asked.operation());
         match (outcome.decision, outcome.principal) {
             (Ok(decision), Some(principal)) => {
                 let grant = outcome.scope.and_then(|scope| {
@@ -171,7 +185,12 @@ fn decide<'a>(snapshot: &Snapshot, check: Check<'a>) -> Outcome<'a> {
         }),
         Subject::Connection(_) => None,
     };
+    let http = match &subject {
+        Subject::Http(http) => Some(*http),
+        Subject::Connection(_) => None,
+    };
     let mut outcome = Outcome {
+        asked: Asked { http, destination, secrets: None },
         principal: None,
         decision: refuse(Reason::NoIdentity),
         scope,
@@ -184,6 +203,7 @@ fn decide<'a>(snapshot: &Snapshot, check: Check<'a>) -> Outcome<'a> {
             return outcome;
         }
     };
+    let destination = outcome.asked.destination.as_ref();
     outcome.decision = match &subject {
         Subject::Connection(connection) => {
             snapshot.policies.authorize_connection(&principal, connection)
@@ -200,17 +220,20 @@ fn decide<'a>(snapshot: &Snapshot, check: Check<'a>) -> Outcome<'a> {
                         SecretOperation::parse(http.method, below, query, &snapshot.catalog);
                     match parsed {
                         Ok(operation) => {
-                            match veto(snapshot, &principal, destination.as_ref(), http) {
+                            let decided = match veto(snapshot, &principal, destination, http) {
                                 Some(denial) => Err(denial),
                                 None => secret_decision(snapshot, &principal, &operation),
-                            }
+                            };
+                            outcome.asked.secrets = Some(operation);
+                            decided
                         }
                         Err(_) => refuse(Reason::Malformed),
                     }
                 }
                 Some(_) => refuse(Reason::Malformed),
                 None => {
-                    match HttpRequest::new(http.method, http.host, http.path, destination.clone()) {
+                    match HttpRequest::new(http.method, http.host, http.path, destination.cloned())
+                    {
                         Ok(request) => snapshot.policies.authorize_http(&principal, &request),
                         Err(_) => refuse(Reason::Malformed),
                     }
@@ -234,8 +257,7 @@ fn veto(
     destination: Option<&ServiceAccount>,
     http: &Http<'_>,
 ) -> Option<Denial> {
-    // Decoded, as the secret's name is; what was accepted as a name is plain then.
-    let path = percent_decode_str(split_query(http.path).0).decode_utf8_lossy();
+    let path = plain_path(http.path);
     let denial = match HttpRequest::new(http.method, http.host, &path, destination.cloned()) {
         Ok(request) => snapshot.policies.authorize_http(principal, &request).err()?,
         Err(_) => Denial::new(Reason::Malformed),
@@ -249,6 +271,12 @@ fn veto(
         | Reason::DeniedByPolicy
         | Reason::PolicyInvalid => Some(denial),
     }
+}
+
+/// A path under a secret route, decoded as the secret's name is; what was accepted as a name
+/// is plain then.
+fn plain_path(path_and_query: &str) -> Cow<'_, str> {
+    percent_decode_str(split_query(path_and_query).0).decode_utf8_lossy()
 }
 
 fn secret_decision(

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use crate::{
+    audit::AuditLog,
     backends::{
         BackendError, SecretBackend, SecretPage, Store, VersionEntry, memory::MemoryBackend,
     },
@@ -117,6 +118,7 @@ pub(crate) fn over(
         secret_routes: config.secret_routes.clone(),
         injections: Arc::clone(&config.injections),
         limits: config.limits,
+        audit: AuditLog::off(),
     }
 }
 

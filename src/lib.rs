@@ -2,6 +2,7 @@
 //! secrets from cloud stores. ARCHITECTURE.md has the map.
 
 // core
+pub mod audit;
 pub mod identity;
 pub mod injection;
 pub mod operation;

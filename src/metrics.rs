@@ -37,6 +37,8 @@ pub struct Metrics {
     cache_bytes: Gauge,
     decisions: Family<DecisionLabels, Counter>,
     audit_matches: Family<AuditLabels, Counter>,
+    audit_written: Counter,
+    audit_dropped: Counter,
     ext_proc_streams: Family<ResultLabels, Counter>,
     ext_proc_references: Family<ResultLabels, Counter>,
     token_verifications: Family<ResultLabels, Counter>,
@@ -181,6 +183,8 @@ impl Default for Metrics {
             cache_bytes: Gauge::default(),
             decisions: Family::default(),
             audit_matches: Family::default(),
+            audit_written: Counter::default(),
+            audit_dropped: Counter::default(),
             ext_proc_streams: Family::default(),
             ext_proc_references: Family::default(),
             token_verifications: Family::default(),
@@ -258,6 +262,16 @@ impl Default for Metrics {
             "vaultmux_audit_matches",
             "Decisions that a policy in audit mode would have made",
             metrics.audit_matches.clone(),
+        );
+        registry.register(
+            "vaultmux_audit_written",
+            "Audit lines that the sink has taken",
+            metrics.audit_written.clone(),
+        );
+        registry.register(
+            "vaultmux_audit_dropped",
+            "Audit lines that the sink did not take, or not in time",
+            metrics.audit_dropped.clone(),
         );
         registry.register(
             "vaultmux_ext_proc_streams",
@@ -404,6 +418,16 @@ impl Metrics {
         let effect = if allow { "Allow" } else { "Deny" };
         let labels = AuditLabels { policy: policy.to_owned(), effect };
         self.audit_matches.get_or_create(&labels).inc();
+    }
+
+    /// Audit lines that the sink has taken.
+    pub fn audit_written(&self, lines: u64) {
+        self.audit_written.inc_by(lines);
+    }
+
+    /// Audit lines that are lost.
+    pub fn audit_dropped(&self, lines: u64) {
+        self.audit_dropped.inc_by(lines);
     }
 
     /// An `ext_proc` stream that ended.

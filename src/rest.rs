@@ -16,6 +16,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::{Instant, timeout_at};
 
+use self::caller::CallerError;
 use crate::{
     api::{self, Api, ApiRequest, Problem, ProblemCode, REQUEST_ID},
     metrics::{Edge, Metrics},
@@ -23,7 +24,7 @@ use crate::{
     operation::SECRETS_PATH,
     policy::DecisionId,
     secret::BackendName,
-    snapshot::Current,
+    snapshot::{Current, IdentityUnavailable},
 };
 
 /// What a caller is given beyond a store's own time, so that it hears how the call
@@ -84,11 +85,18 @@ impl Rest {
                 && (!self.settings.require_request_header
                     || head.headers.contains_key(caller::REQUEST))
         });
+        let traceparent = api::traceparent(&head.headers);
         // Strangers are told so before they may send a body.
         let peer = head.extensions.get::<ConnectInfo<RemotePeer>>().map(|peer| &*peer.0.0);
         let caller = match caller::evidence(&head, peer, &snapshot, local, deadline).await {
             Ok(evidence) => snapshot.principal(evidence),
-            Err(error) => return api::refuse(error.into(), request_id),
+            Err(CallerError::Denied(denial)) => {
+                return self.api.deny(&snapshot, denial, request_id, traceparent);
+            }
+            Err(CallerError::Unavailable(IdentityUnavailable)) => {
+                let problem = Problem::new(ProblemCode::IdentityUnavailable);
+                return api::refuse(problem, request_id);
+            }
         };
         let body = match &caller {
             Err(_) => Bytes::new(),
@@ -103,6 +111,7 @@ impl Rest {
             query: head.uri.query(),
             body: &body,
             request_id,
+            traceparent,
         };
         let caller = caller.as_ref().map_err(|error| *error);
         self.api.answer(&snapshot, caller, request, deadline).await

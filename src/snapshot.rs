@@ -9,6 +9,7 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::time::Instant;
 
 use crate::{
+    audit::AuditLog,
     identity::{
         Bearer, Evidence, ForwardedClientCert, GrantKeys, IdentityError, Principal, SpiffeId,
         TokenError, TokenVerifier, TrustDomain,
@@ -45,6 +46,8 @@ pub struct Snapshot {
     pub injections: Arc<[Injection]>,
     /// Bounds on work and memory.
     pub limits: Limits,
+    /// Where decisions are written.
+    pub audit: AuditLog,
 }
 
 /// Whoever could confirm an identity cannot be asked now. An outage of ours: neither an

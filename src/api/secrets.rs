@@ -8,12 +8,13 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
-    Api,
+    Recorder,
     problem::{Problem, ProblemCode},
 };
 use crate::{
+    audit::Operation,
     identity::Principal,
-    policy::{Denial, Permit, Verb},
+    policy::{CollectionPermit, Denial, Permit, Verb},
     resolver::{self, BackendError, ResolveError},
     secret::{BackendName, NameEncoding, SecretRecord, SecretRef, SecretValue},
     snapshot::Snapshot,
@@ -21,7 +22,7 @@ use crate::{
 
 /// One authenticated call.
 pub(super) struct Call<'a> {
-    pub(super) api: &'a Api,
+    pub(super) recorder: Recorder<'a>,
     pub(super) snapshot: &'a Snapshot,
     pub(super) principal: &'a Principal,
     pub(super) deadline: Instant,
@@ -78,11 +79,12 @@ impl Call<'_> {
     ) -> Result<Response<Bytes>, Problem> {
         let catalog = &self.snapshot.catalog;
         let permit = self.snapshot.policies.authorize_collection(self.principal, Verb::List);
-        self.api.record(permit.as_ref().map(|p| p.decision()), Some(self.principal));
+        let backend = backend.or_else(|| catalog.default_backend().cloned());
+        let asked = || Some(Operation::collection(Verb::List, backend.as_ref()));
+        let decision = permit.as_ref().map(CollectionPermit::decision);
+        self.recorder.record(decision, Some(self.principal), asked);
         let permit = permit?;
-        let backend = backend
-            .or_else(|| catalog.default_backend().cloned())
-            .ok_or(crate::secret::InvalidReference::NoBackend)?;
+        let backend = backend.ok_or(crate::secret::InvalidReference::NoBackend)?;
         let names = self.snapshot.resolver.list(&permit, &backend, self.call()).await?;
         let secrets = names.iter().map(|name| name.as_str().to_owned()).collect();
         Ok(json(StatusCode::OK, &Names { secrets }))
@@ -152,7 +154,9 @@ impl Call<'_> {
 
     fn authorize(&self, verb: Verb, secret: &SecretRef) -> Result<Permit, Denial> {
         let outcome = self.snapshot.policies.authorize(self.principal, verb, secret);
-        self.api.record(outcome.as_ref().map(Permit::decision), Some(self.principal));
+        let asked = || Some(Operation::secret(verb, secret));
+        let decision = outcome.as_ref().map(Permit::decision);
+        self.recorder.record(decision, Some(self.principal), asked);
         outcome
     }
 }

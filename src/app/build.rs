@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
+    audit::{AuditLog, InvalidSink},
     backends::{self, Store},
     config::{BackendSettings, Config, IdentityConfig, Mode},
     identity::{GrantError, GrantKeys, TokenSetupError, TokenVerifier},
@@ -47,6 +48,9 @@ pub enum BuildError {
     /// No random key for grants.
     #[error(transparent)]
     Grant(#[from] GrantError),
+    /// An audit sink that cannot be written to.
+    #[error(transparent)]
+    Audit(#[from] InvalidSink),
 }
 
 /// Builds the snapshot of a start.
@@ -55,10 +59,11 @@ pub(super) async fn first(config: &Config, metrics: Arc<Metrics>) -> Result<Buil
     let resolver = resolver(config, Arc::clone(&metrics), None).await?;
     let grants = Arc::new(grant_keys(&config.identity)?);
     let tokens = tokens(&config.identity, Arc::clone(&metrics)).await?;
+    let audit = AuditLog::start(config.audit.as_ref(), &metrics)?;
     let set = PolicySet::compile(&policies, 1);
     log_generation(&set);
     metrics.reload(Some(1));
-    let snapshot = snapshot(config, set, resolver, tokens, grants);
+    let snapshot = snapshot(config, set, resolver, tokens, grants, audit);
     Ok(Built { snapshot, policies })
 }
 
@@ -68,6 +73,7 @@ pub(super) fn snapshot(
     resolver: Resolver,
     tokens: Option<Arc<TokenVerifier>>,
     grants: Arc<GrantKeys>,
+    audit: AuditLog,
 ) -> Snapshot {
     Snapshot {
         catalog: Arc::clone(&config.catalog),
@@ -81,6 +87,7 @@ pub(super) fn snapshot(
         secret_routes: config.secret_routes.clone(),
         injections: Arc::clone(&config.injections),
         limits: config.limits,
+        audit,
     }
 }
 

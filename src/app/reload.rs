@@ -107,6 +107,10 @@ impl Reloader {
 
     pub(super) async fn reload(&mut self) {
         self.reload_certificates();
+        // Whoever renamed the file must not wait for a policy to be mended.
+        if let Err(error) = self.current.load().audit.reopen() {
+            tracing::error!(%error, "the audit file stays open as it was");
+        }
         if let Err(error) = self.try_reload().await {
             self.metrics.reload(None);
             // A line each, so that none is lost in a long one.
@@ -186,10 +190,12 @@ impl Reloader {
                 .await
                 .map_err(|error| error.to_string())?,
         };
+        let audit = before.audit.succeeded_by(config.audit.as_ref(), &self.metrics);
+        let audit = audit.map_err(|error| error.to_string())?;
         self.log_level.set(&config.log.level).map_err(|error| error.to_string())?;
         self.generation += 1;
         let set = PolicySet::compile(&policies, self.generation);
-        let snapshot = build::snapshot(&config, set, resolver, tokens, grants);
+        let snapshot = build::snapshot(&config, set, resolver, tokens, grants, audit);
         let policies_in_force = Arc::clone(&snapshot.policies);
         self.current.store(snapshot);
         self.metrics.reload(Some(self.generation));

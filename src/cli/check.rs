@@ -80,6 +80,11 @@ impl Check {
         {
             errors.push(format!("identity.grant.key_file {}: {error}", path.display()));
         }
+        if let Some(audit) = &config.audit
+            && let Err(error) = audit.sink.check()
+        {
+            errors.push(error.to_string());
+        }
         let summary = match load_policies(&config) {
             Err(failure) => {
                 errors.extend(failure.to_string().lines().map(str::to_owned));

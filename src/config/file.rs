@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     Config, DiscoveredPlugins, Environment, LogConfig, LogFormat, Mode,
+    audit::AuditFile,
     backend::BackendFile,
     error::{ConfigError, line},
     ext_proc::ExtProcFile,
@@ -48,6 +49,7 @@ struct File {
     secret_routes: Option<Vec<Spanned<SecretRouteFile>>>,
     ext_proc: ExtProcFile,
     telemetry: TelemetryFile,
+    audit: Option<AuditFile>,
     shutdown: ShutdownFile,
 }
 
@@ -212,6 +214,7 @@ impl File {
             ext_proc,
             injections: injections.into(),
             log: self.telemetry.log.check(context)?,
+            audit: self.audit.map(|audit| audit.check(context)).transpose()?,
             shutdown_grace: self.shutdown.grace.map_or(Duration::from_secs(25), |grace| grace.0),
         })
     }

@@ -28,6 +28,23 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             "dir/vaultmux.yaml:4: backends.local: a file backend keeps secrets outside any store",
         ),
         (
+            &with("audit:\n  decisions: all\n  sink: syslog\n"),
+            "dir/vaultmux.yaml:5: audit.sink: \"syslog\" is neither stdout nor file:/PATH",
+        ),
+        (
+            &with("audit:\n  sink: 'file:'\n"),
+            "dir/vaultmux.yaml:4: audit.sink: \"file:\" is neither",
+        ),
+        (&with("audit: {}\n"), "dir/vaultmux.yaml:3: audit: missing field `sink`"),
+        (
+            &with("audit: {sink: stdout, decisions: some}\n"),
+            "dir/vaultmux.yaml:3: audit.decisions: unknown variant `some`",
+        ),
+        (
+            &with("audit: {sink: stdout, format: text}\n"),
+            "dir/vaultmux.yaml:3: audit.format: unknown field `format`",
+        ),
+        (
             "backends:\n  x: {type: redis}\n",
             "dir/vaultmux.yaml:2: backends.x.type: unknown variant `redis`",
         ),
@@ -665,5 +682,23 @@ fn a_vault_backend_has_one_login_and_hides_it() {
         let other = auth.replace("canary", "other");
         let other = vault(&format!("{at}\n    prefix: p/\n    auth: {other}")).expect("valid");
         assert_ne!(settings, other, "a reload sees the change");
+    }
+}
+
+#[test]
+fn decisions_are_audited_where_a_sink_is_named() {
+    use crate::audit::{AuditSettings, Decisions, Sink};
+    let audit = |rest: &str| parse(&format!("{LOCAL}{rest}")).expect("valid").audit;
+    assert_eq!(audit(""), None);
+    for (rest, sink, decisions) in [
+        ("audit: {sink: stdout}", Sink::Stdout, Decisions::All),
+        (
+            "audit: {sink: 'file:/a/b', decisions: denied}",
+            Sink::File("/a/b".into()),
+            Decisions::Denied,
+        ),
+        ("audit: {sink: 'file:a', decisions: all}", Sink::File("dir/a".into()), Decisions::All),
+    ] {
+        assert_eq!(audit(rest), Some(AuditSettings { sink, decisions }), "{rest}");
     }
 }

@@ -61,6 +61,7 @@ pub(super) enum Subject<'a> {
 }
 
 /// As Envoy sent them; empty where it sent nothing.
+#[derive(Clone, Copy)]
 pub(super) struct Http<'a> {
     pub(super) method: &'a str,
     pub(super) host: &'a str,
@@ -159,6 +160,22 @@ pub(super) fn own_headers(request: &CheckRequest) -> Vec<String> {
     names.sort_unstable();
     names.dedup();
     names
+}
+
+/// A header that was sent once, if it is text. Envoy joins what was sent twice, or leaves
+/// it apart, by its configuration.
+pub(super) fn header<'a>(request: &'a CheckRequest, name: &str) -> Option<&'a str> {
+    let http = http(request)?;
+    if let Some(value) = http.headers.get(name) {
+        return Some(value);
+    }
+    let all = http.header_map.iter().flat_map(|map| &map.headers);
+    let mut sent = all.filter(|header| header.key == name);
+    let only = sent.next().filter(|_| sent.next().is_none())?;
+    match only.raw_value.as_slice() {
+        [] => Some(&only.value),
+        raw => std::str::from_utf8(raw).ok(),
+    }
 }
 
 /// Whether a header is ours in any case, with `_` for `-` or not.

@@ -51,7 +51,7 @@ pub(super) fn ok(
     to_remove: Vec<String>,
 ) -> CheckResponse {
     let mut headers = vec![
-        header(PRINCIPAL, principal.to_string()),
+        header(PRINCIPAL, format!("{principal};proofs={}", principal.proofs())),
         header(DECISION_ID, decision.id.to_string()),
     ];
     // A grant is proof of identity: only our own REST gets to see it.

@@ -347,7 +347,7 @@ fn headers_in_either_map_lead_to_one_decision() {
     for case in [plain, raw, both] {
         let response = case.check();
         assert_eq!(answer(&response), Answer::Ok);
-        assert_eq!(set_headers(&response)["x-vaultmux-principal"], API);
+        assert_eq!(set_headers(&response)["x-vaultmux-principal"], format!("{API};proofs=mtls"));
         assert_eq!(
             removed(&response),
             ["X-Vaultmux-Other", "x-vaultmux-grant", "x_vaultmux_grant"],
@@ -362,7 +362,7 @@ fn an_ok_answer_names_who_and_why() {
         .extension("vaultmux.grant", "forward")
         .check();
     let headers = set_headers(&response);
-    assert_eq!(headers["x-vaultmux-principal"], API);
+    assert_eq!(headers["x-vaultmux-principal"], format!("{API};proofs=mtls"));
     let id = headers["x-vaultmux-decision-id"].clone();
     assert_eq!(metadata(&response, "decision_id"), Some(id));
     assert_eq!(metadata(&response, "principal").as_deref(), Some(API));
@@ -408,7 +408,7 @@ fn local_identity_needs_both_a_local_mode_and_a_route_that_says_so() {
     assert_eq!(answer(&request().check_with(Some(API))), Answer::Denied(401));
     assert_eq!(answer(&request().local().check_with(None)), Answer::Denied(401));
     let response = request().local().check_with(Some(API));
-    assert_eq!(set_headers(&response)["x-vaultmux-principal"], API);
+    assert_eq!(set_headers(&response)["x-vaultmux-principal"], format!("{API};proofs=local"));
     let shown = "spiffe://cluster.local/ns/prod/sa/other";
     let other = request().local().principal(shown).check_with(Some(API));
     assert_eq!(answer(&other), Answer::Denied(403), "what a certificate shows goes first");

@@ -40,6 +40,7 @@ pub(super) struct Head<'a> {
     /// The authority in canonical form, if it has one.
     host: Option<Cow<'a, str>>,
     pub(super) request_id: Option<&'a str>,
+    pub(super) traceparent: Option<&'a str>,
     /// Whether errors have to be gRPC statuses.
     pub(super) grpc: bool,
     headers: &'a [HeaderValue],
@@ -68,11 +69,13 @@ impl<'a> Head<'a> {
             authority: "",
             host: None,
             request_id: None,
+            traceparent: None,
             grpc: false,
             headers,
             attributes: request.attributes.get(ATTRIBUTES),
         };
         let (mut method, mut target, mut authority) = (Once::Unset, Once::Unset, Once::Unset);
+        let mut traceparent = Once::Unset;
         for (name, value) in head.headers() {
             match name {
                 ":method" => method.set(value),
@@ -81,6 +84,7 @@ impl<'a> Head<'a> {
                 "x-request-id" => {
                     head.request_id = api::request_id(std::str::from_utf8(value).ok());
                 }
+                "traceparent" => traceparent.set(value),
                 "content-type" => head.grpc = is_grpc(value),
                 _ => {}
             }
@@ -88,6 +92,7 @@ impl<'a> Head<'a> {
         head.method = method.text();
         head.target = target.text();
         head.authority = authority.text();
+        head.traceparent = Some(traceparent.text()).filter(|text| !text.is_empty());
         head.host = canonical_host(head.authority).ok();
         head
     }

@@ -16,7 +16,8 @@ use super::{
     scan::{self, HeaderText, Refused, Rewrite},
 };
 use crate::{
-    api::{self, Api, ApiRequest, Problem, ProblemCode},
+    api::{self, Api, ApiRequest, Problem, ProblemCode, Recorder},
+    audit::Operation,
     identity::Principal,
     injection::is_fixed,
     metrics::{Edge, Metrics},
@@ -113,8 +114,14 @@ impl Exchange<'_> {
                 return self.refuse(None, refusal);
             }
         };
-        let request =
-            ApiRequest { method: &method, below, query, body: &[], request_id: &self.request_id };
+        let request = ApiRequest {
+            method: &method,
+            below,
+            query,
+            body: &[],
+            request_id: &self.request_id,
+            traceparent: self.head.traceparent,
+        };
         let mut response = api.answer(self.snapshot, caller, request, self.deadline).await;
         if method == Method::HEAD {
             // Envoy takes length and type from a body that it then leaves out.
@@ -224,7 +231,8 @@ impl Exchange<'_> {
             }
             let outcome = self.snapshot.policies.authorize_use(principal, secret, &destination);
             let decision = outcome.as_ref().map(Permit::decision);
-            api::record_decision(self.metrics, Edge::ExtProc, decision, Some(principal));
+            let asked = || Some(Operation::used(secret, &destination));
+            self.recorder().record(decision, Some(principal), asked);
             permits.push(outcome.map_err(|denial| {
                 self.metrics.ext_proc_reference("denied");
                 Refusal::from(denial)
@@ -235,8 +243,18 @@ impl Exchange<'_> {
 
     /// A denial that no policy was asked about.
     fn deny(&self, denial: Denial, principal: Option<&Principal>) -> Refusal {
-        api::record_decision(self.metrics, Edge::ExtProc, Err(&denial), principal);
+        self.recorder().record(Err(&denial), principal, || None);
         denial.into()
+    }
+
+    fn recorder(&self) -> Recorder<'_> {
+        Recorder {
+            metrics: self.metrics,
+            audit: &self.snapshot.audit,
+            edge: Edge::ExtProc,
+            request_id: Some(&self.request_id),
+            traceparent: self.head.traceparent,
+        }
     }
 
     fn refuse(&self, principal: Option<&Principal>, refusal: Refusal) -> HeadersAnswer {

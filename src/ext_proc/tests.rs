@@ -111,6 +111,7 @@ fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
         ]),
         injections: Arc::new([injection]),
         limits: crate::snapshot::Limits::default(),
+        audit: crate::audit::AuditLog::off(),
     }
 }
 

@@ -141,6 +141,16 @@ impl FromIterator<ProofKind> for ProofSet {
     }
 }
 
+impl fmt::Display for ProofSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, kind) in self.iter().enumerate() {
+            let between = if at == 0 { "" } else { "+" };
+            write!(f, "{between}{}", kind.as_str())?;
+        }
+        Ok(())
+    }
+}
+
 // === impl Evidence ===
 
 impl Evidence {
@@ -243,6 +253,7 @@ fn join(one: Option<Binding>, other: Option<Binding>) -> Result<Option<Binding>,
     Ok(Some(Binding {
         pod: one.pod.or(other.pod),
         node: one.node.or(other.node),
+        credential_id: one.credential_id.or(other.credential_id),
         expires: one.expires.min(other.expires),
     }))
 }
@@ -290,6 +301,12 @@ impl Principal {
     #[must_use]
     pub fn node(&self) -> Option<&str> {
         self.binding.as_ref()?.node.as_deref()
+    }
+
+    /// What the cluster's audit log calls the token.
+    #[must_use]
+    pub fn credential_id(&self) -> Option<&str> {
+        self.binding.as_ref()?.credential_id.as_deref()
     }
 
     /// When the first of the proofs ends that do, in seconds since the epoch.

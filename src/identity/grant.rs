@@ -88,6 +88,8 @@ struct Claims {
     pod: Option<PodClaim>,
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential_id: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -176,6 +178,7 @@ impl GrantKeys {
                 .pod()
                 .map(|pod| PodClaim { name: pod.name.to_string(), uid: pod.uid.to_string() }),
             node: principal.node().map(str::to_owned),
+            credential_id: principal.credential_id().map(str::to_owned),
         };
         let header = Header { kid: Some(self.signing_id.clone()), ..Header::new(Algorithm::HS256) };
         jsonwebtoken::encode(&header, &claims, &self.signing).map_err(GrantError::Token)
@@ -212,7 +215,12 @@ impl GrantKeys {
         let proofs: Option<ProofSet> =
             claims.proofs.iter().map(|proof| ProofKind::parse(proof)).collect();
         let pod = claims.pod.map(|pod| Pod { name: pod.name.into(), uid: pod.uid.into() });
-        let binding = Binding { pod, node: claims.node.map(Into::into), expires: claims.exp };
+        let binding = Binding {
+            pod,
+            node: claims.node.map(Into::into),
+            credential_id: claims.credential_id.map(Into::into),
+            expires: claims.exp,
+        };
         evidence.add_grant(id, proofs.ok_or(GrantError::Claims)?, binding);
         Ok(())
     }

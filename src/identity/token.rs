@@ -43,6 +43,8 @@ pub struct Binding {
     pub pod: Option<Pod>,
     /// The node that the pod is on.
     pub node: Option<Arc<str>>,
+    /// What the cluster's audit log calls the token.
+    pub credential_id: Option<Arc<str>>,
     /// When the proof ends, in seconds since the epoch.
     pub expires: u64,
 }
@@ -53,8 +55,6 @@ pub struct TokenProof {
     id: SpiffeId,
     /// The service account's uid.
     account_uid: Option<Arc<str>>,
-    /// The token's own id, for the audit log of the cluster.
-    credential_id: Option<Arc<str>>,
     binding: Binding,
 }
 
@@ -167,8 +167,9 @@ impl TokenProof {
     #[cfg(test)]
     pub(crate) fn assumed(id: SpiffeId, pod_uid: Option<&str>) -> Arc<Self> {
         let pod = pod_uid.map(|uid| Pod { name: "pod".into(), uid: uid.into() });
-        let binding = Binding { pod, node: None, expires: mint::now() + 3600 };
-        Arc::new(Self { id, account_uid: None, credential_id: None, binding })
+        let expires = mint::now() + 3600;
+        let binding = Binding { pod, node: None, credential_id: None, expires };
+        Arc::new(Self { id, account_uid: None, binding })
     }
 
     /// Whose the token is.
@@ -187,11 +188,5 @@ impl TokenProof {
     #[must_use]
     pub fn pod(&self) -> Option<&Pod> {
         self.binding.pod.as_ref()
-    }
-
-    /// What the cluster's audit log calls the token.
-    #[must_use]
-    pub fn credential_id(&self) -> Option<&str> {
-        self.credential_id.as_deref()
     }
 }

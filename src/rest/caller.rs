@@ -6,7 +6,6 @@ use http::{HeaderName, header, request::Parts};
 use tokio::time::Instant;
 
 use crate::{
-    api::{Problem, ProblemCode},
     identity::{Evidence, GrantScope, Messenger, Peer, SpiffeId},
     policy::{Denial, Reason},
     snapshot::{IdentityUnavailable, Snapshot},
@@ -109,16 +108,5 @@ impl From<Denial> for CallerError {
 impl From<IdentityUnavailable> for CallerError {
     fn from(unavailable: IdentityUnavailable) -> Self {
         Self::Unavailable(unavailable)
-    }
-}
-
-impl From<CallerError> for Problem {
-    fn from(error: CallerError) -> Self {
-        match error {
-            CallerError::Denied(denial) => denial.into(),
-            CallerError::Unavailable(IdentityUnavailable) => {
-                Self::new(ProblemCode::IdentityUnavailable)
-            }
-        }
     }
 }

@@ -33,7 +33,7 @@ async fn app_learns_the_principal_and_not_what_the_client_claims() {
         let answer = client.request("GET", "app.test", "/public/", &claims).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         let received: Received = answer.json();
-        assert_eq!(received.header("x-vaultmux-principal"), [API]);
+        assert_eq!(received.header("x-vaultmux-principal"), [format!("{API};proofs=mtls")]);
         let [decision] = received.header("x-vaultmux-decision-id")[..] else {
             panic!("one decision id: {:?}", received.headers)
         };

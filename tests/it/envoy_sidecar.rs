@@ -50,7 +50,7 @@ async fn sidecar_admits_by_service_account() {
     let answer = client(certificates.workload("payments", "api")).get("orders", "/orders/1").await;
     let received: Received = answer.json();
     let api = "spiffe://cluster.local/ns/payments/sa/api";
-    assert_eq!(received.header("x-vaultmux-principal"), [api]);
+    assert_eq!(received.header("x-vaultmux-principal"), [format!("{api};proofs=mtls")]);
     let xfcc = received.header("x-forwarded-client-cert");
     assert!(xfcc.len() == 1 && xfcc[0].contains(&format!("URI={api}")), "{xfcc:?}");
 

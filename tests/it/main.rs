@@ -1,5 +1,6 @@
 //! The program from outside: its commands, its listeners, a real Envoy in front.
 
+mod audit;
 mod aws_identity;
 mod aws_proxy;
 mod cli;

@@ -87,11 +87,13 @@ fn calls_go_down_only() {
     let mut forbidden: Vec<(&str, Vec<&str>)> = vec![
         ("secret", vec!["identity", "policy", "resolver", "backends", "operation", "snapshot"]),
         ("identity", vec!["secret", "policy", "resolver", "backends", "operation", "snapshot"]),
+        ("audit", vec!["resolver", "backends", "snapshot"]),
         ("policy", vec!["resolver", "backends", "operation", "snapshot"]),
         ("backends", vec!["identity", "policy", "resolver", "operation", "snapshot", "metrics"]),
         ("api", vec!["ext_authz", "ext_proc", "rest", "admin", "cli", "app", "config", "backends"]),
     ];
     for core in [
+        "audit",
         "secret",
         "identity",
         "policy",

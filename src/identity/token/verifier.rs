@@ -300,8 +300,12 @@ impl TokenVerifier {
                 service_account: claims.account.clone(),
             },
             account_uid: reviewed.account_uid.or_else(|| claims.account_uid.clone()),
-            credential_id: reviewed.credential_id,
-            binding: Binding { pod: reviewed.pod, node: reviewed.node, expires: claims.expires },
+            binding: Binding {
+                pod: reviewed.pod,
+                node: reviewed.node,
+                credential_id: reviewed.credential_id,
+                expires: claims.expires,
+            },
         });
         // The API server says yes for some seconds after a deletion that was seen here.
         self.spare(&proof)?;
