@@ -206,7 +206,7 @@ impl TokenVerifier {
         let held = self.good.get(&digest);
         if let Some(held) = &held {
             self.admit(&held.claims)?;
-            self.spare(&held.proof)?;
+            self.spare(&held.proof, &held.claims)?;
             if self.is_fresh(held) {
                 return Ok(("cached", Some(Arc::clone(&held.proof))));
             }
@@ -304,7 +304,7 @@ impl TokenVerifier {
             binding: Binding { pod: reviewed.pod, node: reviewed.node, expires: claims.expires },
         });
         // The API server says yes for some seconds after a deletion that was seen here.
-        self.spare(&proof)?;
+        self.spare(&proof, &claims)?;
         let verified = Arc::new(Verified { proof, claims, at: Instant::now(), epoch });
         self.good.insert(digest, Arc::clone(&verified));
         Ok(verified)
@@ -336,9 +336,10 @@ impl TokenVerifier {
         }
     }
 
-    /// Refuses what is known to be deleted.
-    fn spare(&self, proof: &TokenProof) -> Result<(), TokenRefusal> {
-        let uids = [proof.account_uid.as_deref(), proof.pod().map(|pod| &*pod.uid)];
+    /// Refuses what is known to be deleted, also the pod that the token alone names.
+    fn spare(&self, proof: &TokenProof, claims: &Claims) -> Result<(), TokenRefusal> {
+        let pods = [proof.pod(), claims.pod.as_ref()].map(|pod| pod.map(|pod| &*pod.uid));
+        let uids = [proof.account_uid.as_deref(), pods[0], pods[1]];
         match uids.into_iter().flatten().any(|uid| self.revocations.is_revoked(uid)) {
             true => Err(TokenRefusal::Revoked),
             false => Ok(()),
