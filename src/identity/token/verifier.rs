@@ -219,7 +219,12 @@ impl TokenVerifier {
         match self.ask(&token, digest, deadline).await {
             Ok(verified) => Ok(("verified", Some(Arc::clone(&verified.proof)))),
             Err(TokenError::Unavailable) => match held.filter(|held| self.may_be_stale(held)) {
-                Some(held) => Ok(("stale", Some(Arc::clone(&held.proof)))),
+                Some(held) => {
+                    // It took a while to learn that nobody answers.
+                    self.admit(&held.claims)?;
+                    self.spare(&held.proof, &held.claims)?;
+                    Ok(("stale", Some(Arc::clone(&held.proof))))
+                }
                 None => Err(TokenError::Unavailable),
             },
             Err(refused) => Err(refused),
