@@ -227,7 +227,11 @@ impl TokenVerifier {
                 }
                 None => Err(TokenError::Unavailable),
             },
-            Err(refused) => Err(refused),
+            Err(refused) => {
+                // What was believed before must not outlive this.
+                self.good.invalidate(&digest);
+                Err(refused)
+            }
         }
     }
 
@@ -279,7 +283,7 @@ impl TokenVerifier {
         let verdict = reviewed.and_then(|reviewed| self.keep(digest, claims, reviewed, epoch));
         match &verdict {
             Err(TokenError::Refused(refusal)) => {
-                // What was believed before must not outlive this.
+                // Also where nobody waits for it any more.
                 self.good.invalidate(&digest);
                 self.refused.insert(digest, *refusal);
             }
