@@ -167,7 +167,12 @@ impl TokenProof {
     #[cfg(test)]
     pub(crate) fn assumed(id: SpiffeId, pod_uid: Option<&str>) -> Arc<Self> {
         let pod = pod_uid.map(|uid| Pod { name: "pod".into(), uid: uid.into() });
-        let binding = Binding { pod, node: None, expires: mint::now() + 3600 };
+        Self::bound(id, Binding { pod, node: None, expires: mint::now() + 3600 })
+    }
+
+    /// As if a token of `id` with this binding had been verified.
+    #[cfg(test)]
+    pub(crate) fn bound(id: SpiffeId, binding: Binding) -> Arc<Self> {
         Arc::new(Self { id, account_uid: None, credential_id: None, binding })
     }
 

@@ -1,7 +1,7 @@
 //! What a grant is good for, and what it carries.
 
 use super::*;
-use crate::identity::TrustDomain;
+use crate::identity::{IdentityError, TokenProof, TrustDomain, token::mint};
 
 const SCOPE: GrantScope<'_> =
     GrantScope { method: "GET", host: "vaultmux.test", path: "/v1/secrets/a" };
@@ -12,7 +12,7 @@ fn principal() -> Principal {
     judge(evidence).expect("valid evidence")
 }
 
-fn judge(evidence: Evidence) -> Result<Principal, super::super::IdentityError> {
+fn judge(evidence: Evidence) -> Result<Principal, IdentityError> {
     evidence.principal(&[TrustDomain::parse("cluster.local").expect("valid")])
 }
 
@@ -87,4 +87,77 @@ fn key_files_are_refused_by_line_without_showing_their_content() {
         assert!(!error.contains("not-base64!"), "{error}");
     }
     assert!(matches!(GrantKeys::parse("# none\n", ttl), Err(GrantError::NoKey)));
+}
+
+/// A principal of a token that is bound to this pod, or to none.
+fn bearer(pod: Option<&str>, expires: u64) -> Principal {
+    let mut evidence = Evidence::default();
+    evidence.add_token(&token(pod, expires));
+    judge(evidence).expect("valid evidence")
+}
+
+fn token(pod: Option<&str>, expires: u64) -> std::sync::Arc<TokenProof> {
+    let pod = pod.map(|uid| Pod { name: "api-0".into(), uid: uid.into() });
+    let node = pod.as_ref().map(|_| "node-a".into());
+    TokenProof::bound(principal().id().clone(), Binding { pod, node, expires })
+}
+
+#[test]
+fn a_grant_is_bound_to_what_its_proofs_are_and_ends_with_them() {
+    let (now, at) = (mint::now(), SystemTime::now());
+    for (ttl, caller, least, most) in [
+        // The token's end, exactly.
+        (30, bearer(Some("u-1"), now + 10), now + 10, now + 10),
+        (30, bearer(None, now + 10), now + 10, now + 10),
+        // The grant's own.
+        (5, bearer(Some("u-1"), now + 10), now + 5, now + 6),
+        (30, bearer(None, u64::MAX), now + 30, now + 31),
+        (30, principal(), now + 30, now + 31),
+    ] {
+        let keys = keys(ttl);
+        let sealed = keys.seal(&caller, SCOPE, at).expect("sealed");
+        let opened = open(&keys, &sealed, SCOPE).expect("ours");
+        assert_eq!(opened.pod(), caller.pod());
+        assert_eq!(opened.node(), caller.node());
+        assert_eq!(opened.is_bound_to_pod(), caller.is_bound_to_pod());
+        let expires = opened.expires().expect("grants end");
+        assert!((least..=most).contains(&expires), "{expires} {least}");
+        let kinds: ProofSet = caller.proofs().with(ProofKind::Grant);
+        assert_eq!(opened.proofs(), kinds);
+
+        // A grant that was made from a grant lives no longer.
+        let later = at + Duration::from_secs(4);
+        let again = self::keys(3600).seal(&opened, SCOPE, later).expect("sealed");
+        let payload = again.split('.').nth(1).expect("three parts");
+        let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload);
+        let claims: Claims = serde_json::from_slice(&payload.expect("base64")).expect("claims");
+        assert_eq!(claims.exp, expires);
+    }
+}
+
+#[test]
+fn a_grant_of_a_token_that_has_expired_is_refused() {
+    let keys = keys(30);
+    let over = bearer(Some("u-1"), mint::now() - 60);
+    let grant = keys.seal(&over, SCOPE, SystemTime::now()).expect("sealed");
+    assert!(matches!(open(&keys, &grant, SCOPE), Err(GrantError::Token(_))));
+}
+
+#[test]
+fn a_grant_of_one_pod_is_of_no_use_to_another() {
+    let (keys, expires) = (keys(30), mint::now() + 60);
+    let grant = keys.seal(&bearer(Some("u-1"), expires), SCOPE, SystemTime::now());
+    let grant = grant.expect("sealed");
+    for (pod, expected) in [(Some("u-2"), false), (Some("u-1"), true), (None, true)] {
+        let mut evidence = Evidence::default();
+        evidence.add_token(&token(pod, expires));
+        keys.open(&grant, SCOPE, &mut evidence).expect("ours");
+        match judge(evidence) {
+            Ok(principal) => assert!(expected && principal.is_bound_to_pod(), "{pod:?}"),
+            Err(error) => {
+                assert!(!expected, "{pod:?}");
+                assert_eq!(error, IdentityError::Mismatch);
+            }
+        }
+    }
 }
