@@ -21,6 +21,8 @@ pub use forwarded::{
 pub use grant::{GrantError, GrantKeys, GrantScope};
 pub use peer::{Peer, PeerAddress, PeerPatterns};
 pub use spiffe::{InvalidSpiffeId, ServiceAccount, SpiffeId, TrustDomain, is_namespace};
+#[cfg(test)]
+pub(crate) use token::mint;
 pub use token::{
     Bearer, Binding, KeyLocation, Pod, ReviewSettings, Reviewed, Reviewer, Revocations, TokenError,
     TokenProof, TokenRefusal, TokenSettings, TokenSetupError, TokenVerification, TokenVerifier,

@@ -144,3 +144,6 @@ impl Current {
         self.0.store(Arc::new(snapshot));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,7 +168,12 @@ impl TokenProof {
     pub(crate) fn assumed(id: SpiffeId, pod_uid: Option<&str>) -> Arc<Self> {
         let pod = pod_uid.map(|uid| Pod { name: "pod".into(), uid: uid.into() });
         let expires = mint::now() + 3600;
-        let binding = Binding { pod, node: None, credential_id: None, expires };
+        Self::bound(id, Binding { pod, node: None, credential_id: None, expires })
+    }
+
+    /// As if a token of `id` with this binding had been verified.
+    #[cfg(test)]
+    pub(crate) fn bound(id: SpiffeId, binding: Binding) -> Arc<Self> {
         Arc::new(Self { id, account_uid: None, binding })
     }
 

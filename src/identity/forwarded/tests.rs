@@ -1,6 +1,8 @@
 //! What Envoy 1.40 really sent, recorded at its upstream, and what callers may add to it.
 //! `tests/it/envoy_xfcc.rs` asks a real Envoy again.
 
+mod trust;
+
 use proptest::prelude::*;
 
 use super::{ForwardedPosition::*, InvalidForwarded as E, *};

@@ -100,8 +100,14 @@ impl Revocations {
         }
     }
 
-    fn bump(&self) {
+    pub(super) fn bump(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// As if the deletion had been seen.
+    #[cfg(test)]
+    pub(super) fn revoke(&self, uid: &str) {
+        self.uids.insert(uid.into(), ());
     }
 }
 

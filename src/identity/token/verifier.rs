@@ -206,7 +206,7 @@ impl TokenVerifier {
         let held = self.good.get(&digest);
         if let Some(held) = &held {
             self.admit(&held.claims)?;
-            self.spare(&held.proof)?;
+            self.spare(&held.proof, &held.claims)?;
             if self.is_fresh(held) {
                 return Ok(("cached", Some(Arc::clone(&held.proof))));
             }
@@ -219,10 +219,19 @@ impl TokenVerifier {
         match self.ask(&token, digest, deadline).await {
             Ok(verified) => Ok(("verified", Some(Arc::clone(&verified.proof)))),
             Err(TokenError::Unavailable) => match held.filter(|held| self.may_be_stale(held)) {
-                Some(held) => Ok(("stale", Some(Arc::clone(&held.proof)))),
+                Some(held) => {
+                    // It took a while to learn that nobody answers.
+                    self.admit(&held.claims)?;
+                    self.spare(&held.proof, &held.claims)?;
+                    Ok(("stale", Some(Arc::clone(&held.proof))))
+                }
                 None => Err(TokenError::Unavailable),
             },
-            Err(refused) => Err(refused),
+            Err(refused) => {
+                // What was believed before must not outlive this.
+                self.good.invalidate(&digest);
+                Err(refused)
+            }
         }
     }
 
@@ -264,6 +273,14 @@ impl TokenVerifier {
         epoch: u64,
         _place: OwnedSemaphorePermit,
     ) -> Verdict {
+        // Another review may have ended since the caches were looked at.
+        if let Some(held) = self.good.get(&digest).filter(|held| self.is_fresh(held)) {
+            self.spare(&held.proof, &held.claims)?;
+            return Ok(held);
+        }
+        if let Some(refusal) = self.refused.get(&digest) {
+            return Err(refusal.into());
+        }
         let reviewer = self.reviewer.as_ref().expect("asked only where there is one");
         let reviewed = reviewer.review(&token, &claims.account).await;
         self.metrics.token_review(match &reviewed {
@@ -274,7 +291,7 @@ impl TokenVerifier {
         let verdict = reviewed.and_then(|reviewed| self.keep(digest, claims, reviewed, epoch));
         match &verdict {
             Err(TokenError::Refused(refusal)) => {
-                // What was believed before must not outlive this.
+                // Also where nobody waits for it any more.
                 self.good.invalidate(&digest);
                 self.refused.insert(digest, *refusal);
             }
@@ -308,7 +325,7 @@ impl TokenVerifier {
             },
         });
         // The API server says yes for some seconds after a deletion that was seen here.
-        self.spare(&proof)?;
+        self.spare(&proof, &claims)?;
         let verified = Arc::new(Verified { proof, claims, at: Instant::now(), epoch });
         self.good.insert(digest, Arc::clone(&verified));
         Ok(verified)
@@ -340,9 +357,10 @@ impl TokenVerifier {
         }
     }
 
-    /// Refuses what is known to be deleted.
-    fn spare(&self, proof: &TokenProof) -> Result<(), TokenRefusal> {
-        let uids = [proof.account_uid.as_deref(), proof.pod().map(|pod| &*pod.uid)];
+    /// Refuses what is known to be deleted, also the pod that the token alone names.
+    fn spare(&self, proof: &TokenProof, claims: &Claims) -> Result<(), TokenRefusal> {
+        let pods = [proof.pod(), claims.pod.as_ref()].map(|pod| pod.map(|pod| &*pod.uid));
+        let uids = [proof.account_uid.as_deref(), pods[0], pods[1]];
         match uids.into_iter().flatten().any(|uid| self.revocations.is_revoked(uid)) {
             true => Err(TokenRefusal::Revoked),
             false => Ok(()),
