@@ -142,6 +142,24 @@ impl ApiServer {
         }
     }
 
+    /// The key that signs service accounts' tokens, as PEM.
+    pub(crate) fn signing_key(&self) -> PathBuf {
+        self.server.dir.path().join("certs/apiserver.key")
+    }
+
+    /// How many requests for objects of this kind it has answered.
+    pub(crate) async fn requests(&self, resource: &str) -> u64 {
+        let (_, metrics) = self.call(ADMIN, Method::GET, "/metrics", "", &Value::Null).await;
+        let label = format!("resource=\"{resource}\"");
+        let metrics = metrics.as_str().expect("text").lines();
+        let counters = metrics.filter(|line| line.starts_with("apiserver_request_total{"));
+        let counts = counters.filter(|line| line.contains(&label)).map(|line| {
+            let count = line.rsplit(' ').next().expect("a value");
+            count.parse::<f64>().expect("a number") as u64
+        });
+        counts.sum()
+    }
+
     /// A token of an existing service account; of the server's own audience if none is
     /// given.
     pub(crate) async fn token(&self, namespace: &str, account: &str, audiences: &[&str]) -> String {

@@ -40,6 +40,15 @@ pub(crate) fn free_port() -> u16 {
     address.port()
 }
 
+/// The YAML block of a page whose first line is this file's name.
+pub(crate) fn documented(page: &str, file: &str) -> String {
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let text = std::fs::read_to_string(text).unwrap_or_else(|error| panic!("{page}: {error}"));
+    let start = format!("```yaml\n# {file}\n");
+    let (_, rest) = text.split_once(&start).unwrap_or_else(|| panic!("no {file}"));
+    rest.split_once("```").expect("a closed block").0.to_owned()
+}
+
 /// Runs the whole suite and panics with a table if anything failed.
 pub(crate) async fn assert_conforms(backend: &dyn SecretBackend, profile: Profile) {
     let checks = conformance::run(backend, profile).await;
