@@ -75,6 +75,26 @@ pub(crate) async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<
     }
 }
 
+fn spawn(
+    directory: &Path,
+    program: &Path,
+    arguments: impl FnOnce(&Path) -> Vec<String>,
+) -> (Child, PathBuf) {
+    let log = directory.join("log");
+    let output = std::fs::File::create(&log).expect("log made");
+    let process = Command::new(program)
+        .args(arguments(directory))
+        .current_dir(directory)
+        .env("HOME", directory)
+        .stdin(std::process::Stdio::null())
+        .stdout(output.try_clone().expect("log shared"))
+        .stderr(output)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    (process, log)
+}
+
 // === impl Server ===
 
 impl Server {
@@ -89,19 +109,18 @@ impl Server {
         program: &Path,
         arguments: impl FnOnce(&Path) -> Vec<String>,
     ) -> Self {
-        let log = dir.path().join("log");
-        let output = std::fs::File::create(&log).expect("log made");
-        let process = Command::new(program)
-            .args(arguments(dir.path()))
-            .current_dir(dir.path())
-            .env("HOME", dir.path())
-            .stdin(std::process::Stdio::null())
-            .stdout(output.try_clone().expect("log shared"))
-            .stderr(output)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let (process, log) = spawn(dir.path(), program, arguments);
         Self { process, log, dir }
+    }
+
+    /// Ends the program and starts it again where it was.
+    pub(crate) async fn restart(
+        &mut self,
+        program: &Path,
+        arguments: impl FnOnce(&Path) -> Vec<String>,
+    ) {
+        self.process.kill().await.expect("ended");
+        (self.process, self.log) = spawn(self.dir.path(), program, arguments);
     }
 
     /// What the server said so far.

@@ -65,13 +65,14 @@ struct Cluster {
 /// One test for all, so that the servers are started once and ended with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_are_known_by_their_tokens_with_the_documented_roles() {
-    let cluster = Cluster::start().await;
+    let mut cluster = Cluster::start().await;
     let (review, revocation) = (Role::of("token-review"), Role::of("revocation"));
     cluster.grant(&review).await;
     cluster.grant(&revocation).await;
     a_token_proves_what_the_cluster_says(&cluster).await;
     what_is_deleted_is_refused_at_once(&cluster).await;
     a_thousand_callers_with_one_token_are_one_review(&cluster).await;
+    a_new_key_is_learnt_and_the_old_one_stays(&mut cluster).await;
     cluster.revoke(&revocation).await;
     without_a_watch_verdicts_hold_for_their_time(&cluster).await;
     cluster.revoke(&review).await;
@@ -377,6 +378,29 @@ async fn a_thousand_callers_with_one_token_are_one_review(cluster: &Cluster) {
     let answers = join_all(garbage.iter().map(|token| get(&service, token, "any"))).await;
     assert_eq!(answers, [401; 100]);
     assert_eq!(cluster.api.requests("tokenreviews").await - before, 1);
+}
+
+async fn a_new_key_is_learnt_and_the_old_one_stays(cluster: &mut Cluster) {
+    let services = [cluster.service("verify: both").await, cluster.service("verify: jwks").await];
+    let old = cluster.free(&["vaultmux"]).await;
+    for service in &services {
+        assert_eq!(ask(service, &old, "any").await, was(200, "verified"));
+    }
+    cluster.api.rotate_key().await;
+    let (new, later) = (cluster.free(&["vaultmux"]).await, cluster.free(&["vaultmux"]).await);
+    assert_eq!(decoded(&old, 0)["alg"], "RS256");
+    assert_eq!(decoded(&new, 0)["alg"], "ES256");
+    for service in &services {
+        // The keys were fetched a moment ago: an unknown one costs a fetch in half a minute.
+        until("the new key", async || {
+            let seen = ask(service, &new, "any").await;
+            assert!(seen == was(401, "unknown_key") || seen.0 == 200, "{seen:?}");
+            (seen.0 == 200).then_some(())
+        })
+        .await;
+        assert_eq!(ask(service, &later, "any").await, was(200, "verified"));
+        assert_eq!(get(service, &old, "any").await, 200);
+    }
 }
 
 async fn without_a_watch_verdicts_hold_for_their_time(cluster: &Cluster) {
