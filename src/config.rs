@@ -31,6 +31,7 @@ pub use self::{
 };
 use crate::{
     audit::AuditSettings,
+    identity::TokenSettings,
     injection::Injection,
     operation::SecretRoutes,
     resolver::ResolverSettings,
@@ -195,6 +196,13 @@ impl Config {
         let mut warnings: Vec<_> = self.plugins.warnings.iter().map(String::as_str).collect();
         if self.mode == Mode::Cluster && self.policies.is_empty() {
             warnings.push("no policies are configured: every request is denied");
+        }
+        if self.identity.tokens.as_ref().is_some_and(TokenSettings::names_api_server) {
+            warnings.push(
+                "identity.service_account_tokens.audiences holds what looks like the API server's \
+                 own: tokens that pods have by default would do, and whoever receives one could \
+                 use it at the API server; choose one of the service's own, such as vaultmux",
+            );
         }
         let grpc = &self.listeners.grpc;
         if !grpc.address.is_local() && grpc.trusted_peers.is_none() {

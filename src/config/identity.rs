@@ -180,6 +180,10 @@ impl ForwardedFile {
                 ("position", format!("{text:?} is not one of {known}"))
             })?,
         };
+        if position == ForwardedPosition::BeforeLast && !trusted_proxies.name_certificates() {
+            let why = "before_last needs the SPIFFE ID of the proxy before in trusted_proxies";
+            return Err(("position", why.to_owned()));
+        }
         Ok(ForwardedClientCert { trusted_proxies, position })
     }
 }

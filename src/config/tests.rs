@@ -258,6 +258,128 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
 }
 
 #[test]
+fn what_is_wrong_about_tokens_is_named_by_line_and_key() {
+    let audiences = "audiences: [vaultmux]";
+    let with = |rest: &str| format!("{audiences}\n    {rest}");
+    for (settings, line, expected) in [
+        ("verify: both", 5, ": missing field `audiences`"),
+        ("audiences: vaultmux", 5, ".audiences: "),
+        ("audiences: []", 5, ".audiences: at least one is needed"),
+        ("audiences: ['']", 5, ".audiences: an audience is a text"),
+        ("audiences: [\"a\\u0000b\"]", 5, ".audiences: an audience is a text"),
+        (&with("refuse_audiences: [a, vaultmux]"), 5, ".audiences: an audience that is refused"),
+        (&with("audience: a"), 6, ".audience: unknown field"),
+        (&with("verify: none"), 6, ".verify: unknown variant `none`"),
+        (&with("verify: token-review"), 6, ".verify: unknown variant"),
+        (
+            &with("verify: token_review\n    jwks: {source: cluster}"),
+            7,
+            ".jwks.source: no keys are used",
+        ),
+        (
+            &with("verify: token_review\n    jwks: {ca_file: ca.pem}"),
+            7,
+            ".jwks.source: no keys are used",
+        ),
+        (&with("jwks: {key: k}"), 6, ".jwks.key: unknown field"),
+        (&with("jwks: {source: ''}"), 6, ".jwks.source: \"\" is neither"),
+        (&with("jwks: {source: 'file:'}"), 6, ".jwks.source: \"file:\" is neither"),
+        (&with("jwks: {source: keys.json}"), 6, ".jwks.source: \"keys.json\" is neither"),
+        (&with("jwks: {source: 'ftp://a'}"), 6, ".jwks.source: \"ftp://a\" is neither"),
+        (&with("jwks: {source: 'https://'}"), 6, ".jwks.source: address \"https://\" is not"),
+        (
+            &with("jwks: {source: 'http://a.example', issuer: i}"),
+            6,
+            ".jwks.source: address \"http://a.example\" could be forged on the way",
+        ),
+        (
+            &with("jwks: {source: 'https://a:canary@b', issuer: i}"),
+            6,
+            ".jwks.source: address must not have a user or password",
+        ),
+        (&with("jwks: {source: 'https://a'}"), 6, ".jwks.issuer: is needed"),
+        (&with("jwks: {source: 'file:a'}"), 6, ".jwks.issuer: is needed"),
+        (&with("jwks: {source: 'file:a', ca_file: b, issuer: i}"), 6, ".jwks.ca_file: is for"),
+        (&with("jwks: {ca_file: b}"), 6, ".jwks.ca_file: is for a source at https"),
+        (&with("context: other"), 6, ".context: is one of a kubeconfig, and none"),
+        (&with("cache: {ttl: 999ms}"), 6, ".cache.ttl: must be from 1s to 1h"),
+        (&with("cache: {ttl: 61m}"), 6, ".cache.ttl: must be from 1s to 1h"),
+        (&with("cache: {max_entries: 0}"), 6, ".cache.max_entries: must be at least 1"),
+        (&with("cache: {negative_ttl: soon}"), 6, ".cache.negative_ttl: \"soon\" is not"),
+        (&with("cache: {stale: 1s}"), 6, ".cache.stale: unknown field"),
+        (&with("max_token_lifetime: 599s"), 6, ".max_token_lifetime: must be at least 10m"),
+        (
+            &with("verify: jwks\n    reviews: {per_second: 1, burst: 1}"),
+            7,
+            ".reviews: there are none with verify: jwks",
+        ),
+        (&with("reviews: {per_second: 0, burst: 1}"), 6, ".reviews.per_second: "),
+        (&with("reviews: {per_second: 1}"), 6, ".reviews: missing field `burst`"),
+        (&with("watch: sometimes"), 6, ".watch: "),
+    ] {
+        let yaml = format!("{LOCAL}identity:\n  service_account_tokens:\n    {settings}\n");
+        let error = parse(&yaml).expect_err(settings).to_string();
+        let expected =
+            format!("dir/vaultmux.yaml:{line}: identity.service_account_tokens{expected}");
+        assert!(error.starts_with(&expected), "{error}\n  is not\n{expected}\n  for {settings}");
+        assert!(!error.contains("canary"), "{error}");
+    }
+}
+
+#[test]
+fn what_is_wrong_about_proxies_is_named_by_line_and_key() {
+    let trusted = "trusted_proxies: [10.0.0.0/8]";
+    for (settings, line, expected) in [
+        ("position: last".to_owned(), 5, ": missing field `trusted_proxies`"),
+        ("trusted_proxies: []".to_owned(), 5, ".trusted_proxies: an empty list"),
+        (
+            "trusted_proxies: [unix, 10.0.0.1/8]".to_owned(),
+            5,
+            ".trusted_proxies: \"10.0.0.1/8\" has bits set",
+        ),
+        (
+            "trusted_proxies: ['spiffe://a/ns/*/sa/b']".to_owned(),
+            5,
+            ".trusted_proxies: \"spiffe://a/ns/*/sa/b\" has `*`",
+        ),
+        (format!("{trusted}\n    position: first"), 5, ".position: \"first\" is not one of last,"),
+        (
+            format!("{trusted}\n    position: before_last"),
+            5,
+            ".position: before_last needs the SPIFFE ID",
+        ),
+        (format!("{trusted}\n    mode: SANITIZE"), 6, ".mode: unknown field"),
+    ] {
+        let yaml = format!("{LOCAL}identity:\n  forwarded_client_cert:\n    {settings}\n");
+        let error = parse(&yaml).expect_err(&settings).to_string();
+        let expected =
+            format!("dir/vaultmux.yaml:{line}: identity.forwarded_client_cert{expected}");
+        assert!(error.starts_with(&expected), "{error}\n  is not\n{expected}\n  for {settings}");
+    }
+}
+
+#[test]
+fn an_audience_that_every_pod_has_a_token_for_is_warned_of() {
+    let elsewhere = "verify: jwks, jwks: {source: 'https://a', issuer: 'https://i'}";
+    for (settings, warned) in [
+        ("audiences: ['https://kubernetes.default.svc']", true),
+        ("audiences: [vaultmux, 'https://kubernetes.default.svc.cluster.local']", true),
+        ("audiences: ['https://kubernetes.default']", true),
+        ("audiences: [kubernetes.default.svc]", true),
+        (&format!("audiences: ['https://i'], {elsewhere}"), true),
+        (&format!("audiences: ['https://j'], {elsewhere}"), false),
+        ("audiences: [vaultmux], refuse_audiences: ['https://kubernetes.default.svc']", false),
+        ("audiences: ['https://vaultmux.default.svc']", false),
+    ] {
+        let yaml = format!("{LOCAL}identity: {{service_account_tokens: {{{settings}}}}}\n");
+        let config = parse(&yaml).expect(settings);
+        let warnings = config.warnings();
+        let found = warnings.iter().any(|warning| warning.contains("the API server's own"));
+        assert_eq!(found, warned, "{settings}: {warnings:?}");
+    }
+}
+
+#[test]
 fn an_error_is_one_line_and_shows_no_secret() {
     let yaml = "mode: development\nbackends:\n  l:\n    type: memory\n    secrets: {a: canary}\n    b: 1\n";
     let error = parse(yaml).expect_err("unknown key").to_string();

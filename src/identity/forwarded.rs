@@ -33,7 +33,8 @@ const MAX_HEADER: usize = 64 * 1024;
 pub enum ForwardedPosition {
     /// The last one: whom the proxy in front of us talked to.
     Last,
-    /// The one before: whom that one's client, a proxy that is trusted too, talked to.
+    /// The one before: whom that one's client talked to, which must itself be a trusted
+    /// proxy by its certificate, or the caller would have written this element.
     BeforeLast,
     /// There must be one alone, as a proxy leaves that drops what it was sent.
     Only,
@@ -69,6 +70,9 @@ pub enum InvalidForwarded {
     /// SPIFFE X509-SVID, section 2: exactly one URI SAN.
     #[error("forwarded client certificate has more than one URI name")]
     UriNames,
+    /// The element before the last, written by somebody who is not trusted to.
+    #[error("forwarded client certificate is the word of a proxy that is not trusted")]
+    Untrusted,
 }
 
 /// The URI names in one element.
@@ -103,7 +107,7 @@ impl ForwardedClientCert {
         let joined = values.collect::<Vec<_>>().join(&b","[..]);
         let named = std::str::from_utf8(&joined)
             .map_err(|_| InvalidForwarded::Malformed)
-            .and_then(|header| forwarded_client(header, self.position));
+            .and_then(|header| self.client(header));
         let claim = match named {
             Ok(None) => return false,
             Ok(Some(uri)) => SpiffeId::parse(&uri).map_err(IdentityError::from),
@@ -111,6 +115,22 @@ impl ForwardedClientCert {
         };
         evidence.add_waypoint(claim);
         true
+    }
+
+    fn client<'h>(&self, header: &'h str) -> Result<Option<Cow<'h, str>>, InvalidForwarded> {
+        let client = forwarded_client(header, self.position)?;
+        match self.position {
+            ForwardedPosition::Last | ForwardedPosition::Only => {}
+            ForwardedPosition::BeforeLast => {
+                let by = forwarded_client(header, ForwardedPosition::Last)?;
+                let by = by.and_then(|uri| SpiffeId::parse(&uri).ok());
+                let trusted = by.is_some_and(|id| self.trusted_proxies.admit_id(&id));
+                if client.is_some() && !trusted {
+                    return Err(InvalidForwarded::Untrusted);
+                }
+            }
+        }
+        Ok(client)
     }
 }
 

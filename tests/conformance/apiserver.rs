@@ -27,7 +27,7 @@ pub(crate) struct ApiServer {
     client: reqwest::Client,
     // Ends before the store that it would wait for.
     server: Server,
-    _etcd: Server,
+    etcd: Server,
 }
 
 // === impl ApiServer ===
@@ -61,15 +61,8 @@ impl ApiServer {
                 let kubeconfig = server.dir.path().join("admin.kubeconfig");
                 let user = format!("token: {ADMIN}");
                 fs::write(&kubeconfig, kubeconfig_text(&url, &ca_file, &user)).expect("written");
-                let started = Self {
-                    url,
-                    ca_file,
-                    admin_token: ADMIN,
-                    kubeconfig,
-                    client,
-                    server,
-                    _etcd: etcd,
-                };
+                let started =
+                    Self { url, ca_file, admin_token: ADMIN, kubeconfig, client, server, etcd };
                 started.has_bootstrapped().await;
                 return started;
             }
@@ -140,6 +133,48 @@ impl ApiServer {
             let path = format!("{}/{name}", collection(&object));
             self.admin(Method::DELETE, &path, Value::Null).await;
         }
+    }
+
+    /// The key that signs service accounts' tokens, as PEM.
+    pub(crate) fn signing_key(&self) -> PathBuf {
+        self.server.dir.path().join("certs/apiserver.key")
+    }
+
+    /// Starts it again with another key that signs tokens; those of the first stay good.
+    pub(crate) async fn rotate_key(&mut self) {
+        let directory = self.server.dir.path();
+        let [private, public] = ["new.key", "new.pub"].map(|name| directory.join(name));
+        let key = rcgen::KeyPair::generate().expect("a key");
+        fs::write(&private, key.serialize_pem()).expect("written");
+        fs::write(&public, key.public_key_pem()).expect("written");
+        // The last signing key counts, and every other one.
+        let flags = [
+            format!("--service-account-signing-key-file={}", private.display()),
+            format!("--service-account-key-file={}", public.display()),
+        ];
+        let flags = flags.each_ref().map(String::as_str);
+        let (url, etcd) = (&self.url, self.etcd.dir.path());
+        let arguments = |directory: &Path| arguments(url, etcd, directory, &flags);
+        self.server.restart(&program("kube-apiserver"), arguments).await;
+        let client = &self.client;
+        let ready = async |_: &str| {
+            let answer = client.get(format!("{url}/readyz")).bearer_auth(ADMIN).send().await;
+            answer.is_ok_and(|answer| answer.status().is_success()).then_some(())
+        };
+        self.server.ready(ready).await;
+    }
+
+    /// How many requests for objects of this kind it has answered.
+    pub(crate) async fn requests(&self, resource: &str) -> u64 {
+        let (_, metrics) = self.call(ADMIN, Method::GET, "/metrics", "", &Value::Null).await;
+        let label = format!("resource=\"{resource}\"");
+        let metrics = metrics.as_str().expect("text").lines();
+        let counters = metrics.filter(|line| line.starts_with("apiserver_request_total{"));
+        let counts = counters.filter(|line| line.contains(&label)).map(|line| {
+            let count = line.rsplit(' ').next().expect("a value");
+            count.parse::<f64>().expect("a number") as u64
+        });
+        counts.sum()
     }
 
     /// A token of an existing service account; of the server's own audience if none is

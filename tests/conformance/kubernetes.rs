@@ -18,11 +18,12 @@ use vaultmux_mesh::{
 
 use crate::{
     apiserver::ApiServer,
-    servers::{self, Server, assert_conforms, until},
+    servers::{self, Server, assert_conforms, documented, until},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+const PAGE: &str = "docs/stores/kubernetes.md";
 /// Who the documented roles are for.
 const ACCOUNT: &str =
     "{apiVersion: v1, kind: ServiceAccount, metadata: {name: vaultmux-mesh, namespace: vaultmux}}";
@@ -350,15 +351,6 @@ async fn refused_credentials_are_a_denial(api: &ApiServer) {
     assert_eq!(kind(&backend.list(None).await), "permission_denied");
 }
 
-/// The YAML of the store's page whose first line is this comment.
-fn documented(file: &str) -> String {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/stores/kubernetes.md");
-    let page = fs::read_to_string(page).expect("docs/stores/kubernetes.md");
-    let start = format!("```yaml\n# {file}\n");
-    let (_, rest) = page.split_once(&start).unwrap_or_else(|| panic!("no {file}"));
-    rest.split_once("```").expect("a closed block").0.to_owned()
-}
-
 /// What each documented role allows, and that it allows nothing else.
 async fn documented_roles_allow_what_they_say(api: &ApiServer) {
     api.apply(ACCOUNT).await;
@@ -382,7 +374,7 @@ async fn documented_roles_allow_what_they_say(api: &ApiServer) {
             json!({"metadata": {"name": "stripe", "labels": labels}, "data": {"key": "eA=="}});
         make(api, "shop", ours.clone()).await;
         make(api, "shop", json!({"metadata": {"name": "other"}, "data": {"k": "eA=="}})).await;
-        let role = documented(file);
+        let role = documented(PAGE, file);
         api.apply(&role).await;
         let value = SecretValue::new("new");
         let mut seen = Vec::new();
@@ -461,7 +453,7 @@ async fn the_program_serves_each_caller_its_own_namespace() {
         api.create_namespace(namespace).await;
     }
     api.apply(ACCOUNT).await;
-    let roles = documented("rbac-own-namespace.yaml");
+    let roles = documented(PAGE, "rbac-own-namespace.yaml");
     api.apply(&roles).await;
     let token = api.token("vaultmux", "vaultmux-mesh", &[]).await;
     let kubeconfig = api.kubeconfig_of("program", &token);

@@ -5,6 +5,9 @@
 mod apiserver;
 mod azure;
 mod gcp;
+#[path = "../it/harness.rs"]
+#[allow(dead_code, unused_imports, reason = "other tests use the rest")]
+mod harness;
 mod kubernetes;
 mod servers;
 mod tokens;

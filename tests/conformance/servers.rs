@@ -40,6 +40,15 @@ pub(crate) fn free_port() -> u16 {
     address.port()
 }
 
+/// The YAML block of a page whose first line is this file's name.
+pub(crate) fn documented(page: &str, file: &str) -> String {
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let text = std::fs::read_to_string(text).unwrap_or_else(|error| panic!("{page}: {error}"));
+    let start = format!("```yaml\n# {file}\n");
+    let (_, rest) = text.split_once(&start).unwrap_or_else(|| panic!("no {file}"));
+    rest.split_once("```").expect("a closed block").0.to_owned()
+}
+
 /// Runs the whole suite and panics with a table if anything failed.
 pub(crate) async fn assert_conforms(backend: &dyn SecretBackend, profile: Profile) {
     let checks = conformance::run(backend, profile).await;
@@ -66,6 +75,26 @@ pub(crate) async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<
     }
 }
 
+fn spawn(
+    directory: &Path,
+    program: &Path,
+    arguments: impl FnOnce(&Path) -> Vec<String>,
+) -> (Child, PathBuf) {
+    let log = directory.join("log");
+    let output = std::fs::File::create(&log).expect("log made");
+    let process = Command::new(program)
+        .args(arguments(directory))
+        .current_dir(directory)
+        .env("HOME", directory)
+        .stdin(std::process::Stdio::null())
+        .stdout(output.try_clone().expect("log shared"))
+        .stderr(output)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    (process, log)
+}
+
 // === impl Server ===
 
 impl Server {
@@ -80,19 +109,18 @@ impl Server {
         program: &Path,
         arguments: impl FnOnce(&Path) -> Vec<String>,
     ) -> Self {
-        let log = dir.path().join("log");
-        let output = std::fs::File::create(&log).expect("log made");
-        let process = Command::new(program)
-            .args(arguments(dir.path()))
-            .current_dir(dir.path())
-            .env("HOME", dir.path())
-            .stdin(std::process::Stdio::null())
-            .stdout(output.try_clone().expect("log shared"))
-            .stderr(output)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let (process, log) = spawn(dir.path(), program, arguments);
         Self { process, log, dir }
+    }
+
+    /// Ends the program and starts it again where it was.
+    pub(crate) async fn restart(
+        &mut self,
+        program: &Path,
+        arguments: impl FnOnce(&Path) -> Vec<String>,
+    ) {
+        self.process.kill().await.expect("ended");
+        (self.process, self.log) = spawn(self.dir.path(), program, arguments);
     }
 
     /// What the server said so far.

@@ -1,4 +1,7 @@
-//! Reviews of tokens, and deletions, over a real API server.
+//! Tokens before a real API server: reviews and deletions here, the whole program in
+//! `service`.
+
+mod service;
 
 use std::{num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 

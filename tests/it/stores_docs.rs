@@ -1,20 +1,22 @@
-//! What `docs/stores/*.md` and `docs/plugins.md` show is what the program accepts.
+//! What `docs/stores/*.md` and other pages with configurations show is what the program
+//! accepts.
 //!
 //! A fenced YAML block whose first line is `# vaultmux.yaml` is a whole configuration, and
 //! must pass `check`. Blocks that begin with another file's name, as in `# policies.yaml`, lie
-//! beside it, and a line `# needs: a.pem b.pem` makes empty files of these names. Variables
-//! are set to something. JSON blocks must be JSON.
+//! beside it, and a line `# needs: a.pem b.pem` makes empty files of these names; `tls.crt`,
+//! `tls.key` and `ca.crt` are there. Variables are set to something. JSON blocks must be
+//! JSON.
 
 use std::{fs, path::PathBuf, process::Command};
 
-use crate::harness::repository;
+use crate::harness::{Certificates, repository};
 
 /// The pages, in order.
 fn pages() -> Vec<PathBuf> {
     let stores = fs::read_dir(repository("docs/stores")).expect("docs/stores is there");
     let mut pages: Vec<_> = stores.map(|entry| entry.expect("an entry").path()).collect();
     pages.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
-    pages.push(repository("docs/plugins.md"));
+    pages.extend(["docs/plugins.md", "docs/identity.md"].map(repository));
     pages.retain(|path| path.exists());
     pages.sort();
     pages
@@ -59,6 +61,7 @@ fn configurations_pass_the_check() {
         let yaml = blocks(&page, "yaml");
         for config in yaml.iter().filter(|block| file_name(block) == Some("vaultmux.yaml")) {
             let directory = tempfile::tempdir().expect("make a directory");
+            Certificates::create(directory.path());
             let write = |name: &str, text: &str| {
                 let file = directory.path().join(name);
                 fs::create_dir_all(file.parent().expect("below it")).expect("make a directory");

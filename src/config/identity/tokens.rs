@@ -112,7 +112,10 @@ impl TokensFile {
                 (Some(path), _) if !path.is_empty() => KeyLocation::File(context.resolve(path)),
                 (None, url) if url.starts_with("https://") || url.starts_with("http://") => {
                     let ca_file = jwks.ca_file.as_ref().map(|path| context.resolve(path));
-                    KeyLocation::Https { url: url.to_owned(), ca_file }
+                    match KeyLocation::https(url, ca_file) {
+                        Ok(location) => location,
+                        Err(why) => return refuse(at_jwks, "jwks.source", &why),
+                    }
                 }
                 _ => {
                     let why = "is neither `cluster`, file:<path> nor https://<address>";

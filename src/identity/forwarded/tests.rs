@@ -6,6 +6,7 @@ mod trust;
 use proptest::prelude::*;
 
 use super::{ForwardedPosition::*, InvalidForwarded as E, *};
+use crate::identity::TrustDomain;
 
 const API: &str = "spiffe://cluster.local/ns/payments/sa/api";
 const FORGED: &str = "By=x;URI=spiffe://cluster.local/ns/forged/sa/a";
@@ -285,6 +286,46 @@ fn words_of_the_caller_never_count_as_the_last_element() {
         for text in [TEXT, TEXT_URI, CERTIFICATE] {
             assert_eq!(named(&append(sent, text), Last), Ok(Some(API.into())), "{sent}");
         }
+    }
+}
+
+/// With the last element a client that connects to the second proxy itself writes the one
+/// before.
+#[test]
+fn the_element_before_the_last_counts_only_if_a_trusted_proxy_wrote_it() {
+    let [first, second] = ["first", "second"].map(|it| format!("spiffe://td/ns/infra/sa/{it}"));
+    let trusted = [first.clone(), second.clone(), "10.0.0.0/8".to_owned()];
+    let settings = ForwardedClientCert {
+        trusted_proxies: PeerPatterns::parse(&trusted).expect("valid"),
+        position: BeforeLast,
+    };
+    let second = SpiffeId::parse(&second).expect("valid");
+    let untrusted = IdentityError::Forwarded(E::Untrusted);
+    let api = SpiffeId::parse(API).expect("valid");
+    let domains = ["cluster.local", "td"].map(|it| TrustDomain::parse(it).expect("valid"));
+    for (header, expected) in [
+        (format!("URI={API},URI=spiffe://td/ns/shop/sa/web"), Some(Err(untrusted))),
+        (format!("URI={API},URI={first}/x"), Some(Err(untrusted))),
+        (format!("URI={API},URI="), Some(Err(untrusted))),
+        (format!("URI={API},By=a"), Some(Err(untrusted))),
+        (format!("URI={API},URI=10.0.0.1"), Some(Err(untrusted))),
+        (format!("URI={API},URI={first},URI={API}"), Some(Err(untrusted))),
+        (
+            format!("URI={API},URI={first};URI={first}"),
+            Some(Err(IdentityError::Forwarded(E::UriNames))),
+        ),
+        (format!("URI=,URI={API}"), None),
+        (format!("URI={first}"), None),
+        (format!("URI={API},URI={first}"), Some(Ok(&api))),
+        (format!(r#"[{{"uri":["{API}"]}},{{"uri":["{first}"]}}]"#), Some(Ok(&api))),
+    ] {
+        let mut evidence = Evidence::default();
+        let values = std::iter::once(header.as_bytes());
+        let added = settings.add_to(&mut evidence, Messenger::Id(&second), values);
+        assert_eq!(added, expected.is_some(), "{header}");
+        let judged = evidence.principal(&domains).map(|principal| principal.id().clone());
+        let expected = expected.unwrap_or(Err(IdentityError::Missing)).cloned();
+        assert_eq!(judged, expected, "{header}");
     }
 }
 

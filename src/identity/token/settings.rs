@@ -2,6 +2,8 @@
 
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
+use super::jwks::HttpsSource;
+
 /// How tokens are verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenSettings {
@@ -67,6 +69,20 @@ pub enum KeyLocation {
     },
 }
 
+// === impl KeyLocation ===
+
+impl KeyLocation {
+    /// A key set at an address.
+    ///
+    /// # Errors
+    /// Why keys must not be fetched from there, without what the address holds of
+    /// credentials.
+    pub fn https(url: &str, ca_file: Option<PathBuf>) -> Result<Self, String> {
+        HttpsSource::new(url, None).map_err(|error| error.to_string())?;
+        Ok(Self::Https { url: url.to_owned(), ca_file })
+    }
+}
+
 // === impl TokenSettings ===
 
 impl TokenSettings {
@@ -92,6 +108,19 @@ impl TokenSettings {
             reviews_burst: HUNDRED,
             watch: true,
         }
+    }
+
+    /// Whether one of the audiences looks like the API server's own, for which every pod
+    /// has a token by default.
+    #[must_use]
+    pub fn names_api_server(&self) -> bool {
+        self.audiences.iter().any(|audience| {
+            let host = audience.strip_prefix("https://").unwrap_or(audience);
+            // Unless it is told otherwise, its audience is its issuer.
+            self.issuer.as_ref() == Some(audience)
+                || host == "kubernetes.default"
+                || host.starts_with("kubernetes.default.svc")
+        })
     }
 
     pub(super) fn uses_keys(&self) -> bool {
