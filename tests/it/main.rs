@@ -29,3 +29,4 @@ mod rotation;
 mod stores_docs;
 mod stub;
 mod tidy;
+mod tokens;
