@@ -23,6 +23,7 @@ mod outages;
 mod peers;
 mod plugin;
 mod plugin_proto;
+mod proofs;
 mod readme;
 mod reload;
 mod rotation;
