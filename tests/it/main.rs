@@ -31,3 +31,4 @@ mod stores_docs;
 mod stub;
 mod tidy;
 mod tokens;
+mod waypoint;
