@@ -17,6 +17,7 @@ mod envoy_sidecar;
 mod envoy_traps;
 mod envoy_xfcc;
 mod gcp_identity;
+mod grants;
 mod harness;
 mod listeners;
 mod outages;
