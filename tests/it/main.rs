@@ -5,6 +5,7 @@ mod aws_proxy;
 mod cli;
 mod demo;
 mod descriptors;
+mod egress;
 mod environment;
 mod envoy_authz;
 mod envoy_bodies;

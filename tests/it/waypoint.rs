@@ -52,7 +52,7 @@ fn trusting(proxies: &str, position: &str) -> String {
 /// A service with its listeners, and the front proxy before it, which asks it with its own
 /// certificate where the listener wants one.
 pub(crate) struct Behind {
-    pub(crate) service: Service,
+    _service: Service,
     pub(crate) certificates: Certificates,
     pub(crate) envoy: Envoy,
     pub(crate) app: Upstream,
@@ -100,7 +100,7 @@ impl Behind {
         }
         all.extend(edits.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())));
         let envoy = Envoy::start(&Envoy::bootstrap("front-proxy.yaml", &all)).await;
-        Self { service, certificates, envoy, app, payment, _directory: directory }
+        Self { _service: service, certificates, envoy, app, payment, _directory: directory }
     }
 
     /// A client of the edge without certificate.
