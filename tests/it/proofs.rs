@@ -2,10 +2,15 @@
 //! the policies that ask for both. What stands behind a caller arrives by grant wherever
 //! a decision is made.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Client, Mesh, Received, Service, mint::Mint, sized},
+    harness::{
+        Client, Mesh, Received, Service,
+        mint::{self, Mint},
+        sized,
+    },
     peers,
     tokens::{SECRETS, bearer, both_with, channel, check, issuer, question, status, stranger},
 };
@@ -171,6 +176,28 @@ fn texts(value: &envoy_types::pb::google::protobuf::Value) -> Vec<String> {
         Kind::ListValue(list) => list.values.iter().flat_map(texts).collect(),
         other => panic!("{other:?}"),
     }
+}
+
+/// A grant proves nothing for longer than the token that it was made from.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_ends_with_its_token() {
+    let (mesh, _server) = start().await;
+    let grpc = channel(&mesh.service).await;
+    let now = mint::now();
+    for (left, expected) in [(12, 12..=12), (3600, 29..=40)] {
+        let token = bearer(&issuer().token(json!({"exp": now + left})));
+        let mut asked = question(SECRETS, "/v1/secrets/prod/key", &[&token]);
+        let attributes = asked.attributes.as_mut().expect("set");
+        attributes.source.get_or_insert_default().principal = API.into();
+        let answer = check(&grpc, asked).await.expect("answered");
+        assert_eq!(status(&answer), 200);
+        let grant = texts(&answer.dynamic_metadata.expect("metadata").fields["grant"]).remove(0);
+        let claims = URL_SAFE_NO_PAD.decode(grant.split('.').nth(1).expect("claims"));
+        let claims: Value = serde_json::from_slice(&claims.expect("base64")).expect("JSON");
+        let expires = claims["exp"].as_u64().expect("a number") - now;
+        assert!(expected.contains(&expires), "{left}: {expires}");
+    }
+    mesh.finish().await;
 }
 
 /// Without a proxy: the connection's own certificate and a token.

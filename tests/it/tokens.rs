@@ -404,6 +404,56 @@ async fn a_thousand_requests_with_a_new_token_are_one_review() {
     mesh.finish().await;
 }
 
+/// Whoever asked first may go away; those who wait for the same answer get it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_review_outlives_the_request_that_began_it() {
+    let (mesh, server) = both().await;
+    let mesh = mesh.start().await;
+    let grpc = channel(&mesh.service).await;
+    let sent = bearer(&issuer().token(json!({})));
+    server.say(Review::Hang);
+    let first = {
+        let (rest, sent) = (mesh.service.rest_client(), sent.clone());
+        tokio::spawn(async move { get(&rest, SECRETS, OWN, &[&sent]).await })
+    };
+    server.wait_reviews(1).await;
+    let second = tokio::spawn(async move {
+        check(&grpc, question(SECRETS, OWN, &[&sent])).await.map(|answer| status(&answer))
+    });
+    first.abort();
+    assert!(first.await.is_err_and(|error| error.is_cancelled()));
+    server.say(Review::Good);
+    assert_eq!(second.await.expect("no panic").expect("answered"), 200);
+    assert_eq!(server.reviews(), 1);
+    mesh.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_forged_tokens_costs_the_api_server_nothing() {
+    const FORGED: usize = 1000;
+    let (mesh, server) = both().await;
+    let mesh = mesh.start().await;
+    let grpc = channel(&mesh.service).await;
+    let known = bearer(&issuer().token(json!({})));
+    let ask = async |sent: &str| {
+        let answer = check(&grpc, question(SECRETS, OWN, &[sent])).await;
+        status(&answer.expect("answered"))
+    };
+    assert_eq!(ask(&known).await, 200);
+    let other = Mint::p256("other");
+    for at in 0..FORGED {
+        let kid = if at % 2 == 0 { "issuer".to_owned() } else { format!("unknown-{at}") };
+        assert_eq!(ask(&bearer(&other.with_id(&kid).token(json!({})))).await, 401, "{kid}");
+    }
+    assert_eq!(ask(&known).await, 200);
+    assert_eq!(server.reviews(), 1, "that of the good one");
+    // A key may be new, so unknown ones are looked for, though not each time.
+    assert!(server.key_fetches() < 10, "{}", server.key_fetches());
+    let cached = "vaultmux_token_verifications_total{result=\"cached\"} ";
+    assert_eq!(metric(&mesh.service, cached).await, Some(1));
+    mesh.finish().await;
+}
+
 /// Neither allowed nor denied, and said before the proxy gives up.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_the_api_server_is_an_outage() {
