@@ -15,7 +15,7 @@ use envoy_types::pb::{
 use super::RequestHeaders;
 use crate::{
     api,
-    identity::{Evidence, GrantError, GrantScope, IdentityError, Principal},
+    identity::{Evidence, GrantError, GrantScope, IdentityError, Principal, SpiffeId},
     operation::split_query,
     policy::{Destination, Reason, canonical_host, canonical_path},
     snapshot::Snapshot,
@@ -129,7 +129,8 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Who sent it. A grant and a certificate must name the same workload. Where
+    /// Who sent it. A grant and a certificate must name the same workload, unless the
+    /// certificate is that of a proxy that is trusted to speak for others. Where
     /// neither is shown, the workload is the one whose proxy asks, on listeners that
     /// Envoy says are outbound: an inbound caller must not pass for the pod itself.
     /// A local identity comes by grant alone.
@@ -156,7 +157,14 @@ impl<'a> Head<'a> {
         let mtls = matches!(self.attribute("connection.mtls"), Some(Kind::BoolValue(true)));
         if mtls {
             let id = self.text("connection.uri_san_peer_certificate").unwrap_or_default();
-            evidence.add_mtls(id, "");
+            // A trusted proxy speaks for its clients; for whom, the grant says.
+            let spoken_for = !evidence.is_empty()
+                && snapshot.forwarded.as_ref().is_some_and(|forwarded| {
+                    SpiffeId::parse(id).is_ok_and(|id| forwarded.trusted_proxies.admit_id(&id))
+                });
+            if !spoken_for {
+                evidence.add_mtls(id, "");
+            }
         }
         if let Some(peer) = &request.peer
             && evidence.is_empty()

@@ -37,7 +37,7 @@ struct Proxy {
 }
 
 /// Name, mode, format and what of the certificate is told.
-type Listener = (String, &'static str, &'static str, &'static str);
+pub(crate) type Listener = (String, &'static str, &'static str, &'static str);
 
 // === impl Proxy ===
 
@@ -94,7 +94,7 @@ async fn told(client: &Client, values: &[&str]) -> Option<String> {
     values.first().map(|value| (*value).to_owned())
 }
 
-fn bootstrap(listeners: &[Listener], upstream: SocketAddr, tls: &Path) -> String {
+pub(crate) fn bootstrap(listeners: &[Listener], upstream: SocketAddr, tls: &Path) -> String {
     let tls = tls.display();
     let mut text = String::from(START);
     for (name, mode, format, told) in listeners {
@@ -147,7 +147,7 @@ fn bootstrap(listeners: &[Listener], upstream: SocketAddr, tls: &Path) -> String
 }
 
 /// For the end of a bootstrap, where its cluster is.
-fn client_tls(tls: &Path) -> String {
+pub(crate) fn client_tls(tls: &Path) -> String {
     let tls = tls.display();
     format!(
         r#"

@@ -6,6 +6,8 @@
 
 // The paths are spelled out because a module that is included by path looks for its
 // children beside itself, and one that is included by name does not.
+#[path = "harness/api_server.rs"]
+mod api_server;
 #[path = "harness/certificates.rs"]
 mod certificates;
 #[path = "harness/client.rs"]
@@ -23,6 +25,7 @@ mod service;
 #[path = "harness/upstream.rs"]
 mod upstream;
 
+pub(crate) use api_server::{ApiServer, Review};
 pub(crate) use certificates::{Certificates, Identity};
 pub(crate) use client::{Answer, Body, Client, chunked, sized, with_trailers};
 pub(crate) use envoy::{Edit, Envoy};

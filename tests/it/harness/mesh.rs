@@ -27,6 +27,7 @@ pub(crate) struct Mesh {
 pub(crate) struct MeshBuilder {
     config: String,
     policies: String,
+    files: Vec<(String, String)>,
     edits: Vec<Edit>,
 }
 
@@ -181,7 +182,12 @@ impl Deref for Mesh {
 impl MeshBuilder {
     /// A mesh with this configuration, which loads policies from `policies/`.
     pub(crate) fn new(config: &str, policies: &str) -> Self {
-        Self { config: config.into(), policies: policies.into(), edits: Vec::new() }
+        Self {
+            config: config.into(),
+            policies: policies.into(),
+            files: Vec::new(),
+            edits: Vec::new(),
+        }
     }
 
     /// Appends to the service's configuration.
@@ -197,6 +203,12 @@ impl MeshBuilder {
         self
     }
 
+    /// Adds a file beside the configuration.
+    pub(crate) fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.into(), text.into()));
+        self
+    }
+
     /// Changes the bootstrap.
     pub(crate) fn edit(mut self, from: &str, to: &str) -> Self {
         self.edits.push((from.into(), to.into()));
@@ -206,7 +218,9 @@ impl MeshBuilder {
     /// Starts everything.
     pub(crate) async fn start(self) -> Mesh {
         let policies = ("policies/test.yaml", self.policies.as_str());
-        let service = Service::start(&[("config.yaml", &self.config), policies]).await;
+        let mut files = vec![("config.yaml", self.config.as_str()), policies];
+        files.extend(self.files.iter().map(|(name, text)| (name.as_str(), text.as_str())));
+        let service = Service::start(&files).await;
         let grpc = service.grpc().parse().expect("gRPC listens on a port");
         let edge = Edge::start(grpc, service.rest(), &self.edits).await;
         Mesh { service, edge }
