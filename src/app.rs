@@ -27,7 +27,7 @@ use crate::{
     telemetry::LogLevel,
 };
 
-pub use self::build::{BuildError, load_policies};
+pub use self::build::{BuildError, grant_keys, load_policies};
 
 /// How long streams have to tell their end once the grace is over.
 const LAST_WORDS: Duration = Duration::from_millis(500);

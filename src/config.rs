@@ -31,7 +31,7 @@ pub use self::{
 };
 use crate::{
     audit::AuditSettings,
-    identity::TokenSettings,
+    identity::{PeerPatterns, TokenSettings},
     injection::Injection,
     operation::SecretRoutes,
     resolver::ResolverSettings,
@@ -219,6 +219,16 @@ impl Config {
                      a unix socket"
                 }
             });
+        }
+        if !grpc.address.is_local()
+            && grpc.tls.as_ref().is_none_or(|tls| tls.client_ca.is_none())
+            && grpc.trusted_peers.as_ref().is_some_and(PeerPatterns::name_networks)
+        {
+            warnings.push(
+                "listeners.grpc.trusted_peers trusts addresses alone: whoever has one of them can \
+                 claim any identity; client certificates (tls.client_ca_file) tell proxies from \
+                 workloads",
+            );
         }
         warnings
     }

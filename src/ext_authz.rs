@@ -144,7 +144,7 @@ impl Authorization for ExtAuthz {
         &self,
         request: Request<CheckRequest>,
     ) -> Result<Response<CheckResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = Instant::now() + patience(request.metadata());
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
         match self.answer(request.get_ref(), peer.as_deref(), deadline).await {
             Ok(response) => Ok(Response::new(response)),
@@ -154,9 +154,9 @@ impl Authorization for ExtAuthz {
     }
 }
 
-/// Before the proxy gives up, so that it hears why; `grpc-timeout` as in gRPC over
-/// HTTP/2: at most 8 digits and a unit.
-fn deadline(metadata: &MetadataMap) -> Instant {
+/// How long an answer may take: less than the proxy's own patience, so that it hears why.
+/// `grpc-timeout` as in gRPC over HTTP/2: at most 8 digits and a unit.
+fn patience(metadata: &MetadataMap) -> Duration {
     let asked = metadata.get("grpc-timeout").and_then(|value| {
         let value = value.to_str().ok()?;
         let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
@@ -172,7 +172,7 @@ fn deadline(metadata: &MetadataMap) -> Instant {
             _ => return None,
         })
     });
-    Instant::now() + asked.map_or(PATIENCE, |asked| (asked / 10 * 9).min(PATIENCE))
+    asked.map_or(PATIENCE, |asked| (asked / 10 * 9).min(PATIENCE))
 }
 
 fn decide<'a>(snapshot: &Snapshot, check: Check<'a>) -> Outcome<'a> {

@@ -113,6 +113,7 @@ pub(crate) fn over(
         trust_domains: config.identity.trust_domains.clone().into(),
         local: config.identity.local.clone(),
         forwarded: config.identity.forwarded.clone(),
+        proxies_are_workloads: config.identity.proxies_are_workloads,
         tokens: None,
         grants: Arc::new(GrantKeys::random(Duration::from_secs(30)).expect("random bytes")),
         secret_routes: config.secret_routes.clone(),

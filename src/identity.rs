@@ -14,7 +14,7 @@ mod spiffe;
 mod token;
 
 pub use certificate::CertificateError;
-pub use evidence::{Evidence, IdentityError, Principal, ProofKind, ProofSet};
+pub use evidence::{Evidence, IdentityError, Principal, ProofKind, ProofSet, certified};
 pub use forwarded::{
     ForwardedClientCert, ForwardedPosition, InvalidForwarded, Messenger, forwarded_client,
 };

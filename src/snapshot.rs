@@ -36,6 +36,9 @@ pub struct Snapshot {
     pub local: Option<SpiffeId>,
     /// Whose word about their clients is believed; nobody's without.
     pub forwarded: Option<ForwardedClientCert>,
+    /// Whether the certificate with which a proxy connects to us is that of the workload
+    /// that sends through it, on outbound listeners.
+    pub proxies_are_workloads: bool,
     /// Verifies service accounts' tokens; they prove nothing without.
     pub tokens: Option<Arc<TokenVerifier>>,
     /// Seals and opens grants.
@@ -84,6 +87,14 @@ impl Snapshot {
     /// [`IdentityError`].
     pub fn principal(&self, evidence: Evidence) -> Result<Principal, IdentityError> {
         evidence.principal(&self.trust_domains)
+    }
+
+    /// Whether this is the identity of a proxy that speaks for its clients.
+    #[must_use]
+    pub fn trusts_proxy(&self, id: &str) -> bool {
+        self.forwarded.as_ref().is_some_and(|forwarded| {
+            SpiffeId::parse(id).is_ok_and(|id| forwarded.trusted_proxies.admit_id(&id))
+        })
     }
 
     /// Adds the service account's token among the values of `Authorization` to the

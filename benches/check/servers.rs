@@ -60,7 +60,7 @@ struct Floor;
 
 const CONFIG: &str = r#"
 mode: development
-log: {level: error}
+telemetry: {log: {level: error}}
 listeners:
   grpc: {address: "127.0.0.1:0"}
   rest: {address: "127.0.0.1:0"}

@@ -58,7 +58,7 @@ pub(super) async fn first(config: &Config, metrics: Arc<Metrics>) -> Result<Buil
     let policies = load_policies(config).map_err(BuildError::Policies)?;
     let resolver = resolver(config, Arc::clone(&metrics), None).await?;
     let grants = Arc::new(grant_keys(&config.identity)?);
-    let tokens = tokens(&config.identity, Arc::clone(&metrics)).await?;
+    let tokens = tokens(&config.identity, Arc::clone(&metrics), None).await?;
     let audit = AuditLog::start(config.audit.as_ref(), &metrics)?;
     let set = PolicySet::compile(&policies, 1);
     log_generation(&set);
@@ -82,6 +82,7 @@ pub(super) fn snapshot(
         trust_domains: config.identity.trust_domains.clone().into(),
         local: config.identity.local.clone(),
         forwarded: config.identity.forwarded.clone(),
+        proxies_are_workloads: config.identity.proxies_are_workloads,
         tokens,
         grants,
         secret_routes: config.secret_routes.clone(),
@@ -122,13 +123,18 @@ pub fn load_policies(config: &Config) -> Result<Policies, LoadFailure> {
 pub(super) async fn tokens(
     identity: &IdentityConfig,
     metrics: Arc<Metrics>,
+    before: Option<&TokenVerifier>,
 ) -> Result<Option<Arc<TokenVerifier>>, BuildError> {
     let Some(settings) = identity.tokens.clone() else { return Ok(None) };
     let trust_domain = identity.trust_domains[0].clone();
-    Ok(Some(TokenVerifier::connect(settings, trust_domain, metrics).await?))
+    Ok(Some(TokenVerifier::connect(settings, trust_domain, metrics, before).await?))
 }
 
-pub(super) fn grant_keys(identity: &IdentityConfig) -> Result<GrantKeys, BuildError> {
+/// The keys that seal and open grants: those of the file, or a random one.
+///
+/// # Errors
+/// [`BuildError::GrantKeys`] for a file that cannot be used.
+pub fn grant_keys(identity: &IdentityConfig) -> Result<GrantKeys, BuildError> {
     let ttl = identity.grant.ttl;
     let Some(path) = &identity.grant.key_file else { return Ok(GrantKeys::random(ttl)?) };
     let failed =

@@ -186,13 +186,14 @@ impl Reloader {
         let (old, new) = (&self.config.identity, &config.identity);
         let tokens = match old.tokens == new.tokens && old.trust_domains == new.trust_domains {
             true => before.tokens.clone(),
-            false => build::tokens(new, Arc::clone(&self.metrics))
+            false => build::tokens(new, Arc::clone(&self.metrics), before.tokens.as_deref())
                 .await
                 .map_err(|error| error.to_string())?,
         };
+        self.log_level.set(&config.log.level).map_err(|error| error.to_string())?;
+        // Last of what can fail: from here on lines go to the new sink.
         let audit = before.audit.succeeded_by(config.audit.as_ref(), &self.metrics);
         let audit = audit.map_err(|error| error.to_string())?;
-        self.log_level.set(&config.log.level).map_err(|error| error.to_string())?;
         self.generation += 1;
         let set = PolicySet::compile(&policies, self.generation);
         let snapshot = build::snapshot(&config, set, resolver, tokens, grants, audit);

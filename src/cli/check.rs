@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Answer, Output, print};
 use crate::{
-    app::load_policies,
+    app::{grant_keys, load_policies},
     config::{Config, Environment},
     policy::PolicySet,
 };
@@ -75,10 +75,8 @@ impl Check {
                 errors.push(format!("{:#}", anyhow::Error::from(error)));
             }
         }
-        if let Some(path) = &config.identity.grant.key_file
-            && let Err(error) = std::fs::metadata(path)
-        {
-            errors.push(format!("identity.grant.key_file {}: {error}", path.display()));
+        if let Err(error) = grant_keys(&config.identity) {
+            errors.push(error.to_string());
         }
         if let Some(audit) = &config.audit
             && let Err(error) = audit.sink.check()

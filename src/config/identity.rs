@@ -31,6 +31,8 @@ pub struct IdentityConfig {
     pub local: Option<SpiffeId>,
     /// Whose `x-forwarded-client-cert` is believed.
     pub forwarded: Option<ForwardedClientCert>,
+    /// Whether the proxies that ask are sidecars, whose certificates are their workloads'.
+    pub proxies_are_workloads: bool,
     /// How service accounts' tokens are verified; they prove nothing without.
     pub tokens: Option<TokenSettings>,
     /// How grants are sealed.
@@ -52,6 +54,8 @@ pub(super) struct IdentityFile {
     trust_domains: Option<Spanned<Vec<String>>>,
     local: Option<Spanned<LocalFile>>,
     forwarded_client_cert: Option<Spanned<ForwardedFile>>,
+    #[serde(default)]
+    proxies_are_workloads: bool,
     service_account_tokens: Option<TokensFile>,
     grant: GrantFile,
 }
@@ -135,8 +139,12 @@ impl IdentityFile {
         });
         let ttl = match self.grant.ttl {
             None => Duration::from_secs(30),
-            Some(ttl) if ttl.value.0 < Duration::from_secs(1) => {
-                let message = "must be at least 1s";
+            // A grant outlives the deletion of its pod by this much.
+            Some(ttl)
+                if ttl.value.0 < Duration::from_secs(1)
+                    || ttl.value.0 > Duration::from_secs(300) =>
+            {
+                let message = "must be from 1s to 5m";
                 return Err(ConfigError::key(
                     context.path,
                     line(&ttl),
@@ -160,6 +168,7 @@ impl IdentityFile {
             trust_domains,
             local,
             forwarded: forwarded.transpose()?,
+            proxies_are_workloads: self.proxies_are_workloads,
             tokens: tokens.transpose()?,
             grant: GrantConfig { key_file, ttl },
         })

@@ -7,7 +7,9 @@
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, attribute_context};
 
 use crate::{
-    identity::{Evidence, ForwardedClientCert, Messenger, Peer, ServiceAccount, SpiffeId},
+    identity::{
+        Evidence, ForwardedClientCert, Messenger, Peer, ServiceAccount, SpiffeId, certified,
+    },
     policy::Connection,
 };
 
@@ -30,6 +32,11 @@ const GRANT_EXTENSION: (&str, &str) = ("vaultmux.grant", "forward");
 
 /// Headers that this service speaks by; a client's copies never pass.
 const OWN_PREFIX: &str = "x-vaultmux-";
+
+/// Credentials of any scheme.
+pub(super) const AUTHORIZATION: &str = "authorization";
+/// Whom a proxy saw, by its own account.
+const FORWARDED: &str = "x-forwarded-client-cert";
 
 /// What a check request asks, and what it shows about the caller.
 pub(super) struct Check<'a> {
@@ -84,10 +91,10 @@ impl<'a> Check<'a> {
             source.map_or(("", ""), |source| (&*source.principal, &*source.certificate));
         // Whose client it is that the header names: that of the proxy that asks, unless
         // its own client is a proxy that speaks for another.
-        let id = SpiffeId::parse(principal).ok();
-        let messenger = match (principal, &id) {
-            ("", _) => peer.map(Messenger::Peer),
-            (_, id) => id.as_ref().map(Messenger::Id),
+        let id = certified(principal, certificate).ok();
+        let messenger = match (principal, certificate) {
+            ("", "") => peer.map(Messenger::Peer),
+            _ => id.as_ref().map(Messenger::Id),
         };
         let spoken_for = forwarded.zip(messenger).is_some_and(|(forwarded, messenger)| {
             forwarded.add_to(&mut evidence, messenger, values(request, FORWARDED))
@@ -125,9 +132,6 @@ impl<'a> Check<'a> {
     }
 }
 
-pub(super) const AUTHORIZATION: &str = "authorization";
-const FORWARDED: &str = "x-forwarded-client-cert";
-
 /// The values of a header, as far as Envoy tells them apart: joined by commas in one
 /// map, one by one in the other, by its configuration.
 pub(super) fn values<'a>(
@@ -164,18 +168,10 @@ pub(super) fn own_headers(request: &CheckRequest) -> Vec<String> {
 
 /// A header that was sent once, if it is text. Envoy joins what was sent twice, or leaves
 /// it apart, by its configuration.
-pub(super) fn header<'a>(request: &'a CheckRequest, name: &str) -> Option<&'a str> {
-    let http = http(request)?;
-    if let Some(value) = http.headers.get(name) {
-        return Some(value);
-    }
-    let all = http.header_map.iter().flat_map(|map| &map.headers);
-    let mut sent = all.filter(|header| header.key == name);
+pub(super) fn header<'a>(request: &'a CheckRequest, name: &'a str) -> Option<&'a str> {
+    let mut sent = values(request, name);
     let only = sent.next().filter(|_| sent.next().is_none())?;
-    match only.raw_value.as_slice() {
-        [] => Some(&only.value),
-        raw => std::str::from_utf8(raw).ok(),
-    }
+    std::str::from_utf8(only).ok()
 }
 
 /// Whether a header is ours in any case, with `_` for `-` or not.

@@ -124,6 +124,8 @@ pub(super) fn denied(denial: &Denial, principal: Option<&Principal>) -> CheckRes
     metadata.insert("reason", text(denial.reason.as_str()));
     if let Some(principal) = principal {
         metadata.insert("principal", text(principal.to_string()));
+        let proofs = principal.proofs().iter().map(|proof| text(proof.as_str())).collect();
+        metadata.insert("proofs", list(proofs));
     }
     CheckResponse {
         status: Some(status(code)),

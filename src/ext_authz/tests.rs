@@ -19,7 +19,10 @@ use envoy_types::pb::{
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::{fixture, identity::SpiffeId};
+use crate::{
+    fixture,
+    identity::{ForwardedClientCert, ForwardedPosition, PeerPatterns, SpiffeId},
+};
 
 const API: &str = "spiffe://cluster.local/ns/prod/sa/api";
 
@@ -412,4 +415,55 @@ fn local_identity_needs_both_a_local_mode_and_a_route_that_says_so() {
     let shown = "spiffe://cluster.local/ns/prod/sa/other";
     let other = request().local().principal(shown).check_with(Some(API));
     assert_eq!(answer(&other), Answer::Denied(403), "what a certificate shows goes first");
+}
+
+#[test]
+fn the_proxys_patience_is_ours_less_a_tenth() {
+    for (sent, expected) in [
+        (None, 5_000_000),
+        (Some("200m"), 180_000),
+        (Some("1S"), 900_000),
+        (Some("99999999H"), 5_000_000),
+        (Some("1M"), 5_000_000),
+        (Some("1000u"), 900),
+        (Some("1000000n"), 900),
+        (Some("0m"), 0),
+        (Some("m"), 5_000_000),
+        (Some(""), 5_000_000),
+        (Some("123456789m"), 5_000_000),
+        (Some("-1S"), 5_000_000),
+        (Some("+1S"), 5_000_000),
+        (Some("1s"), 5_000_000),
+        (Some("1.5S"), 5_000_000),
+    ] {
+        let mut metadata = MetadataMap::new();
+        if let Some(sent) = sent {
+            metadata.insert("grpc-timeout", sent.parse().expect("a value"));
+        }
+        let found = patience(&metadata);
+        assert_eq!(found, Duration::from_micros(expected), "{sent:?}");
+    }
+}
+
+#[test]
+fn a_proxys_certificate_is_looked_at_before_its_word_is_taken() {
+    let gateway = "spiffe://cluster.local/ns/gateway/sa/envoy";
+    let trusting = ForwardedClientCert {
+        trusted_proxies: PeerPatterns::parse(&[gateway.to_owned()]).expect("valid"),
+        position: ForwardedPosition::Last,
+    };
+    let status = |certificate: &str| {
+        let metrics = Arc::new(Metrics::default());
+        let mut snapshot = fixture::snapshot(&metrics);
+        snapshot.forwarded = Some(trusting.clone());
+        let service = ExtAuthz::new(Current::new(snapshot), metrics);
+        let mut case = Case::http("GET", "vaultmux.test", "/v1/secrets/prod/key")
+            .principal(gateway)
+            .header("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/prod/sa/api");
+        let source = case.attributes.source.as_mut().expect("a principal");
+        source.certificate = certificate.to_owned();
+        answer(&ask(&service, Some(case.attributes)))
+    };
+    assert_eq!(status("of somebody else"), Answer::Denied(403));
+    assert_eq!(status(""), Answer::Ok);
 }

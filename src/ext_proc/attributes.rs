@@ -15,7 +15,7 @@ use envoy_types::pb::{
 use super::RequestHeaders;
 use crate::{
     api,
-    identity::{Evidence, GrantError, GrantScope, IdentityError, Principal, SpiffeId},
+    identity::{Evidence, GrantError, GrantScope, IdentityError, Principal},
     operation::split_query,
     policy::{Destination, Reason, canonical_host, canonical_path},
     snapshot::Snapshot,
@@ -131,8 +131,9 @@ impl<'a> Head<'a> {
 
     /// Who sent it. A grant and a certificate must name the same workload, unless the
     /// certificate is that of a proxy that is trusted to speak for others. Where
-    /// neither is shown, the workload is the one whose proxy asks, on listeners that
-    /// Envoy says are outbound: an inbound caller must not pass for the pod itself.
+    /// neither is shown, the workload is the one whose proxy asks, if proxies are
+    /// sidecars by configuration and Envoy says that the listener is outbound: neither
+    /// an inbound caller nor a gateway's client must pass for the proxy's workload.
     /// A local identity comes by grant alone.
     pub(super) fn caller(
         &self,
@@ -156,18 +157,19 @@ impl<'a> Head<'a> {
         }
         let mtls = matches!(self.attribute("connection.mtls"), Some(Kind::BoolValue(true)));
         if mtls {
-            let id = self.text("connection.uri_san_peer_certificate").unwrap_or_default();
-            // A trusted proxy speaks for its clients; for whom, the grant says.
-            let spoken_for = !evidence.is_empty()
-                && snapshot.forwarded.as_ref().is_some_and(|forwarded| {
-                    SpiffeId::parse(id).is_ok_and(|id| forwarded.trusted_proxies.admit_id(&id))
-                });
-            if !spoken_for {
-                evidence.add_mtls(id, "");
+            match self.text("connection.uri_san_peer_certificate") {
+                // A trusted proxy speaks for its clients; for whom, the grant says.
+                Some(id) if snapshot.trusts_proxy(id) => {}
+                Some(id) => evidence.add_mtls(id, ""),
+                // The name may not have been sent; `ext_authz` has judged it then.
+                None if !evidence.is_empty() => {}
+                None => evidence.add_unnamed_certificate(),
             }
         }
         if let Some(peer) = &request.peer
+            && snapshot.proxies_are_workloads
             && evidence.is_empty()
+            && !mtls
             && matches!(self.attribute(DIRECTION), Some(Kind::NumberValue(OUTBOUND)))
         {
             peer.add_to(&mut evidence);

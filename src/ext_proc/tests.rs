@@ -104,6 +104,7 @@ fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
         trust_domains: Arc::new([TrustDomain::parse("cluster.local").expect("valid")]),
         local: None,
         forwarded: None,
+        proxies_are_workloads: false,
         tokens: None,
         grants: Arc::new(grants()),
         secret_routes: SecretRoutes::new(vec![

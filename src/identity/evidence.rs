@@ -161,13 +161,13 @@ impl Evidence {
         if principal.is_empty() && certificate.is_empty() {
             return;
         }
-        let claim = SpiffeId::parse(principal).map_err(IdentityError::from).and_then(|id| {
-            if !certificate.is_empty() {
-                certificate::supports(principal, certificate)?;
-            }
-            Ok(id)
-        });
-        self.push(ProofKind::Mtls, claim);
+        self.push(ProofKind::Mtls, certified(principal, certificate));
+    }
+
+    /// Adds a certificate of which nothing is known but that it was shown: it spoils the
+    /// evidence.
+    pub fn add_unnamed_certificate(&mut self) {
+        self.push(ProofKind::Mtls, Err(InvalidSpiffeId.into()));
     }
 
     /// Adds what the certificate of the connection itself says.
@@ -239,6 +239,19 @@ impl Evidence {
         }
         agreed.ok_or(IdentityError::Missing)
     }
+}
+
+/// The identity that Envoy took from a validated client certificate, held against the
+/// certificate itself (percent-encoded PEM) where it was sent along.
+///
+/// # Errors
+/// [`IdentityError`] if it is not of a service account, or not what the certificate says.
+pub fn certified(principal: &str, certificate: &str) -> Result<SpiffeId, IdentityError> {
+    let id = SpiffeId::parse(principal)?;
+    if !certificate.is_empty() {
+        certificate::supports(principal, certificate)?;
+    }
+    Ok(id)
 }
 
 /// What both proofs are bound to. They must not be of different pods.

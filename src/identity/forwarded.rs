@@ -88,8 +88,9 @@ enum Uris<'h> {
 
 impl ForwardedClientCert {
     /// Adds the client that `messenger` speaks for, which sent us the request with these
-    /// values of the header. Nothing is added, and `false` told, if it is not a trusted
-    /// proxy or names nobody: then it speaks for itself.
+    /// values of the header, and tells whether it is a trusted proxy. Such a proxy never
+    /// speaks for itself: where it names nobody, nothing is added, or whoever comes
+    /// without a certificate would have the proxy's rights.
     pub fn add_to<'h>(
         &self,
         evidence: &mut Evidence,
@@ -109,7 +110,7 @@ impl ForwardedClientCert {
             .map_err(|_| InvalidForwarded::Malformed)
             .and_then(|header| self.client(header));
         let claim = match named {
-            Ok(None) => return false,
+            Ok(None) => return true,
             Ok(Some(uri)) => SpiffeId::parse(&uri).map_err(IdentityError::from),
             Err(error) => Err(error.into()),
         };

@@ -27,8 +27,8 @@ pub(super) enum CallerError {
 }
 
 /// Collects what a request shows, and the connection that it came on: all of it must
-/// name the same service account. The certificate of a trusted proxy is not its clients':
-/// it counts only for requests that show nothing else. `local` is the identity of this
+/// name the same service account. The certificate of a trusted proxy is not its clients',
+/// and proves nothing. `local` is the identity of this
 /// listener's callers, if it has one; it stands in only for requests that show nothing
 /// else and did not pass a proxy, since behind a proxy everyone comes from loopback.
 ///
@@ -70,10 +70,9 @@ pub(super) async fn evidence(
         }
         (Some(_), Some(_)) => return Err(Denial::new(Reason::InvalidIdentity).into()),
     }
-    if let Some(proxy) = proxy.filter(|_| evidence.is_empty()) {
-        proxy.add_to(&mut evidence);
-    }
-    if let Some(local) = local.filter(|_| evidence.is_empty() && !came_through_a_proxy(head)) {
+    if let Some(local) =
+        local.filter(|_| evidence.is_empty() && proxy.is_none() && !came_through_a_proxy(head))
+    {
         evidence.add_local(local.clone());
     }
     Ok(evidence)

@@ -27,7 +27,7 @@ async fn snapshot(keys: &Path) -> Snapshot {
         ..TokenSettings::new(vec![AUDIENCE.to_owned()])
     };
     let domain = TrustDomain::parse("cluster.local").expect("valid");
-    let tokens = TokenVerifier::connect(settings, domain, Arc::clone(&metrics)).await;
+    let tokens = TokenVerifier::connect(settings, domain, Arc::clone(&metrics), None).await;
     Snapshot { tokens: Some(tokens.expect("connected")), ..fixture::snapshot(&metrics) }
 }
 

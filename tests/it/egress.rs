@@ -55,14 +55,16 @@ async fn secrets(client: &Client) -> [u16; 2] {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_outbound_listeners_the_workload_is_the_proxys() {
     let changes = |more: &[Change]| [&[OPTIONAL][..], &WITHOUT_AUTHZ, more].concat();
-    for (name, with_tls, changes, expected) in [
-        ("inbound", true, changes(&[INBOUND, ATTRIBUTE]), 401),
-        ("no direction", true, changes(&[ATTRIBUTE]), 401),
-        ("no attribute", true, changes(&[OUTBOUND]), 401),
-        ("a proxy without certificate", false, changes(&[OUTBOUND, ATTRIBUTE]), 401),
-        ("outbound", true, changes(&[OUTBOUND, ATTRIBUTE]), 200),
+    const SIDECARS: &str = "identity: {proxies_are_workloads: true}\n";
+    for (name, with_tls, identity, changes, expected) in [
+        ("inbound", true, SIDECARS, changes(&[INBOUND, ATTRIBUTE]), 401),
+        ("no direction", true, SIDECARS, changes(&[ATTRIBUTE]), 401),
+        ("no attribute", true, SIDECARS, changes(&[OUTBOUND]), 401),
+        ("a proxy without certificate", false, SIDECARS, changes(&[OUTBOUND, ATTRIBUTE]), 401),
+        ("proxies may be gateways", true, "", changes(&[OUTBOUND, ATTRIBUTE]), 401),
+        ("outbound", true, SIDECARS, changes(&[OUTBOUND, ATTRIBUTE]), 200),
     ] {
-        let behind = Behind::start(with_tls, "", POLICY, &changes).await;
+        let behind = Behind::start(with_tls, identity, POLICY, &changes).await;
         assert_eq!(secrets(&behind.stranger()).await, [expected; 2], "{name}");
         let values: Vec<Received> = behind.payment.received();
         match expected {
@@ -113,7 +115,10 @@ async fn on_routes_that_say_so_the_caller_is_the_proxys_workload() {
         assert_eq!(answer.status, expected, "{what}: {}", answer.text());
         if expected == 200 {
             let received: Received = answer.json();
-            assert_eq!(received.header("x-vaultmux-principal"), [WORKLOAD]);
+            assert_eq!(
+                received.header("x-vaultmux-principal"),
+                [format!("{WORKLOAD};proofs=mtls")]
+            );
         }
         assert_eq!(get(&behind.client("prod", "web")).await.status, 403, "{what}");
         let reached = behind.app.received().len();

@@ -102,16 +102,14 @@ async fn a_policy_may_ask_for_certificate_and_token_of_a_pod() {
     let conflict = (409, "already_exists".to_owned());
     assert_eq!(all, [ok(200), ok(200), ok(201), conflict, ok(200)]);
     let received: Vec<Received> = mesh.app.received();
-    assert_eq!(received[0].header("x-vaultmux-principal"), [API]);
+    assert_eq!(received[0].header("x-vaultmux-principal"), [format!("{API};proofs=mtls+token")]);
     assert_eq!(mesh.payment.received()[0].header("x-api-key"), ["canary-1"]);
     // One line per request: the first of each round.
     for (line, proofs) in
         [(0, json!(["mtls"])), (5, json!(["token"])), (15, json!(["mtls", "token"]))]
     {
         let line = mesh.envoy.access(line).await;
-        // Denied requests name no proofs.
-        let expected = if line["status"] == 200 { proofs } else { Value::Null };
-        assert_eq!(line["proofs"], expected, "{line}");
+        assert_eq!(line["proofs"], proofs, "{line}");
     }
     mesh.finish().await;
 }

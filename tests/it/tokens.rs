@@ -190,7 +190,7 @@ async fn a_token_reads_its_own_namespace_and_the_upstream_never_sees_it() {
             assert_eq!(status(&answer), expected, "{path}");
         }
         let received: Received = get(&edge, "app.test", "/public/", &[&sent]).await.json();
-        assert_eq!(received.header("x-vaultmux-principal"), [API]);
+        assert_eq!(received.header("x-vaultmux-principal"), [format!("{API};proofs=token")]);
         assert!(received.header("authorization").is_empty(), "{received:?}");
         let received: Received = get(&edge, "app.test", "/public/forward", &[&sent]).await.json();
         assert_eq!(received.header("authorization"), [sent.as_str()]);
@@ -211,7 +211,7 @@ async fn a_users_own_token_passes_untouched() {
         assert_eq!(answer.status, 200, "{}", answer.text());
         let received: Received = answer.json();
         assert_eq!(received.header("authorization"), [sent.as_str()]);
-        assert_eq!(received.header("x-vaultmux-principal"), [API]);
+        assert_eq!(received.header("x-vaultmux-principal"), [format!("{API};proofs=mtls")]);
         // Alone it is nobody.
         for (client, host, path) in [
             (stranger(&mesh), "app.test", "/public/"),

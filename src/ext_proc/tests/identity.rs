@@ -53,7 +53,8 @@ async fn callers_that_prove_nothing_or_too_much_are_denied() {
         (401, read(elsewhere)),
         (401, read(certificate(API, Kind::BoolValue(false)))),
         (401, read(certificate(API, Kind::StringValue("true".into())))),
-        (401, read(certificate("", yes()))),
+        // A certificate that names nobody is not the absence of one.
+        (403, read(certificate("", yes()))),
         (403, read(certificate("CN=api", yes()))),
         (403, read(certificate("spiffe://other.test/ns/prod/sa/api", yes()))),
         (403, read(certificate(OTHER, yes()))),
@@ -93,7 +94,7 @@ async fn static_identity_never_counts_here() {
         // An inbound caller without certificate must not pass for the pod itself.
         (401, read(HashMap::new())),
         (403, read(certificate(OTHER, Kind::BoolValue(true)))),
-        (401, read(attributes_of([("connection.mtls", Kind::BoolValue(true))]))),
+        (403, read(attributes_of([("connection.mtls", Kind::BoolValue(true))]))),
         (403, granted(Kind::StringValue("a.b.c".into()))),
     ];
     for (at, (code, message)) in cases.into_iter().enumerate() {

@@ -77,16 +77,6 @@ struct Schedule {
     awaited: bool,
 }
 
-/// What can be done about an id that is not in the set.
-enum Search {
-    /// Wait for this.
-    UnderWay(Flight<bool>),
-    /// Nothing: the newest set is held.
-    Newest,
-    /// Nothing yet: the source failed a moment ago.
-    Failing,
-}
-
 /// How often keys were fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fetches {
@@ -125,8 +115,10 @@ impl KeySet {
     /// valid now.
     ///
     /// # Errors
-    /// [`TokenError::Refused`] says what is wrong with it; `Unavailable` that its key
-    /// could not be had before `deadline`.
+    /// [`TokenError::Refused`] says what is wrong with it; `Unavailable` that no keys
+    /// could be had at all before `deadline`. Where some are held, a key that cannot be
+    /// found is the token's fault: callers choose its name, and must not turn it into an
+    /// outage, after which a proxy might let them pass.
     pub(super) async fn verify(
         self: &Arc<Self>,
         token: &UnverifiedToken<'_>,
@@ -138,16 +130,23 @@ impl KeySet {
         if let Some(verdict) = self.judge(token) {
             return Ok(verdict?);
         }
-        let newest = match self.search() {
-            Search::UnderWay(flight) => flight.wait(deadline).await.unwrap_or(false),
-            Search::Newest => true,
-            Search::Failing => false,
-        };
+        if let Some(flight) = self.search() {
+            // Whether it succeeded shows in what is held.
+            let _ = flight.wait(deadline).await;
+        }
         // Also without a wait: a fetch may have ended since the first look.
         match self.judge(token) {
             Some(verdict) => Ok(verdict?),
-            None if newest => Err(TokenRefusal::UnknownKey.into()),
+            None if self.held.load().is_some() => Err(TokenRefusal::UnknownKey.into()),
             None => Err(TokenError::Unavailable),
+        }
+    }
+
+    /// Starts fetching, so that the first caller need not wait.
+    pub(super) fn prefetch(self: &Arc<Self>) {
+        let mut schedule = self.schedule();
+        if self.flights.running(&()).is_none() {
+            drop(self.start(&mut schedule));
         }
     }
 
@@ -173,20 +172,16 @@ impl KeySet {
         self.held.load().as_ref()?.judge(token)
     }
 
-    fn search(self: &Arc<Self>) -> Search {
+    /// The fetch to wait for with an id that is not in the set; none where the newest set
+    /// is held, or the source failed a moment ago.
+    fn search(self: &Arc<Self>) -> Option<Flight<bool>> {
         let mut schedule = self.schedule();
-        if let Some(flight) = self.flights.running(&()) {
-            schedule.awaited = true;
-            return Search::UnderWay(flight);
-        }
-        if Instant::now() < schedule.next {
-            return match schedule.failures {
-                0 => Search::Newest,
-                _ => Search::Failing,
-            };
+        let under_way = self.flights.running(&());
+        if under_way.is_none() && Instant::now() < schedule.next {
+            return None;
         }
         schedule.awaited = true;
-        Search::UnderWay(self.start(&mut schedule))
+        Some(under_way.unwrap_or_else(|| self.start(&mut schedule)))
     }
 
     fn is_due(&self) -> bool {

@@ -5,7 +5,6 @@
 //! the token claims. Nothing is tried twice, and no token is logged.
 
 mod status;
-mod warning;
 
 use std::{
     num::NonZeroU32,
@@ -23,11 +22,12 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
-use self::{status::Review, warning::Warning};
+use self::status::Review;
 use super::{Pod, TokenError, TokenRefusal};
 use crate::{
     apiserver::{Answer, ApiServer, CallError},
     identity::ServiceAccount,
+    telemetry::Seldom,
 };
 
 const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
@@ -75,7 +75,7 @@ pub struct Reviewer {
     timeout: Duration,
     /// Until when the server asked to be left alone.
     paused: Mutex<Option<Instant>>,
-    warning: Warning,
+    outages: Seldom,
 }
 
 #[derive(Serialize)]
@@ -139,7 +139,7 @@ impl Reviewer {
             limiter: RateLimiter::direct(quota),
             timeout,
             paused: Mutex::default(),
-            warning: Warning::default(),
+            outages: Seldom::default(),
         }
     }
 
@@ -161,7 +161,9 @@ impl Reviewer {
         match asked.await.unwrap_or(Err(Failure::TimedOut)) {
             Ok(review) => Ok(review.verdict(&self.audiences, expected)?),
             Err(failure) => {
-                self.warning.say(&failure);
+                if let Some(left_out) = self.outages.permit() {
+                    tracing::warn!(cause = %failure, left_out, "tokens cannot be reviewed");
+                }
                 Err(TokenError::Unavailable)
             }
         }

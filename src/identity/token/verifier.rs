@@ -54,7 +54,7 @@ pub struct TokenVerifier {
     reviews: Flights<Digest, Verdict>,
     places: Arc<Semaphore>,
     revocations: Arc<Revocations>,
-    _watch: Option<WatchGuard>,
+    watch: Option<Arc<WatchGuard>>,
     metrics: Arc<Metrics>,
 }
 
@@ -75,7 +75,8 @@ pub struct TokenSetupError(String);
 // === impl TokenVerifier ===
 
 impl TokenVerifier {
-    /// A verifier that has asked nobody yet; the watch for deletions begins here.
+    /// A verifier that waits for nobody: keys are fetched, and the watch for deletions
+    /// begins, in the background. The watch goes on with what the verifier `before` has seen of the same cluster.
     ///
     /// # Errors
     /// [`TokenSetupError`] for settings that cannot be used.
@@ -86,6 +87,7 @@ impl TokenVerifier {
         settings: TokenSettings,
         trust_domain: TrustDomain,
         metrics: Arc<Metrics>,
+        before: Option<&Self>,
     ) -> Result<Arc<Self>, TokenSetupError> {
         let failed = |error: &dyn std::fmt::Display| TokenSetupError(error.to_string());
         let api = match settings.uses_api_server() {
@@ -116,16 +118,26 @@ impl TokenVerifier {
             };
             Reviewer::new(needed(), settings)
         });
-        let revocations = Arc::new(Revocations::new(settings.max_lifetime));
-        let watch = settings.watch.then(|| revocations.watch(needed().client()));
-        Ok(Arc::new(Self::new(
-            settings,
-            trust_domain,
-            source,
-            reviewer,
-            (revocations, watch),
-            metrics,
-        )))
+        let same_cluster = |before: &&Self| {
+            let (old, new) = (&before.settings, &settings);
+            old.kubeconfig == new.kubeconfig && old.context == new.context
+        };
+        let (revocations, watch) = match before.filter(same_cluster) {
+            // What is known to be deleted stays so.
+            Some(before) => (Arc::clone(&before.revocations), before.watch.clone()),
+            None => (Arc::new(Revocations::new(settings.max_lifetime)), None),
+        };
+        let watch = match (settings.watch, watch) {
+            (true, None) => Some(Arc::new(revocations.watch(needed().client()))),
+            (true, watch) => watch,
+            (false, _) => None,
+        };
+        let watch = (revocations, watch);
+        let verifier = Self::new(settings, trust_domain, source, reviewer, watch, metrics);
+        if let Some(keys) = &verifier.keys {
+            keys.prefetch();
+        }
+        Ok(Arc::new(verifier))
     }
 
     fn new(
@@ -133,7 +145,7 @@ impl TokenVerifier {
         trust_domain: TrustDomain,
         source: Option<Box<dyn KeySource>>,
         reviewer: Option<Reviewer>,
-        (revocations, watch): (Arc<Revocations>, Option<WatchGuard>),
+        (revocations, watch): (Arc<Revocations>, Option<Arc<WatchGuard>>),
         metrics: Arc<Metrics>,
     ) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
@@ -163,7 +175,7 @@ impl TokenVerifier {
             reviews: Flights::new(),
             places: Arc::new(Semaphore::new(MAX_REVIEWS)),
             revocations,
-            _watch: watch,
+            watch,
             metrics,
         }
     }

@@ -148,8 +148,9 @@ async fn keys_alone_are_enough_where_nobody_else_is_asked() {
         ..settings()
     };
     let domain = TrustDomain::parse("cluster.local").expect("valid");
-    let connect =
-        |settings| TokenVerifier::connect(settings, domain.clone(), Arc::new(Metrics::default()));
+    let connect = |settings| {
+        TokenVerifier::connect(settings, domain.clone(), Arc::new(Metrics::default()), None)
+    };
     let verifier = connect(settings.clone()).await.expect("connected");
     let token = mint.token(json!({"jti": "one"}));
     let proof = good(&verifier, &token).await;
@@ -239,4 +240,33 @@ async fn what_became_of_tokens_is_counted() {
     ] {
         assert!(metrics.contains(expected), "{expected}: {metrics}");
     }
+}
+
+#[tokio::test]
+async fn what_was_deleted_stays_so_when_settings_change() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("keys.json");
+    let mint = Mint::p256("verifier");
+    std::fs::write(&path, mint.jwks()).expect("written");
+    let settings = TokenSettings {
+        verify: TokenVerification::Jwks,
+        keys: KeyLocation::File(path),
+        issuer: Some(ISSUER.to_owned()),
+        ..settings()
+    };
+    let domain = TrustDomain::parse("cluster.local").expect("valid");
+    let connect = async |settings, before| {
+        let metrics = Arc::new(Metrics::default());
+        TokenVerifier::connect(settings, domain.clone(), metrics, before).await.expect("connected")
+    };
+    let before = connect(settings.clone(), None).await;
+    let token = mint.token(json!({}));
+    good(&before, &token).await;
+    before.revocations.revoke(POD_UID);
+    let changed = TokenSettings { ttl: 2 * settings.ttl, ..settings.clone() };
+    let after = connect(changed.clone(), Some(&*before)).await;
+    assert_eq!(verify(&after, &token).await, refused(TokenRefusal::Revoked));
+    // Of another cluster nothing is known.
+    let elsewhere = TokenSettings { context: Some("other".to_owned()), ..changed };
+    good(&connect(elsewhere, Some(&*before)).await, &token).await;
 }
