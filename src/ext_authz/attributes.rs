@@ -107,6 +107,8 @@ impl<'a> Check<'a> {
             value.is_some_and(|value| value == wanted)
         };
         let fallback = match () {
+            // A client whom a trusted proxy did not name is nobody.
+            () if spoken_for => None,
             () if says(LOCAL_EXTENSION) => Some(Fallback::Local),
             () if says(PEER_EXTENSION) => Some(Fallback::Peer),
             () => None,

@@ -452,18 +452,24 @@ fn a_proxys_certificate_is_looked_at_before_its_word_is_taken() {
         trusted_proxies: PeerPatterns::parse(&[gateway.to_owned()]).expect("valid"),
         position: ForwardedPosition::Last,
     };
-    let status = |certificate: &str| {
+    let status = |certificate: &str, forwarded: &str| {
         let metrics = Arc::new(Metrics::default());
         let mut snapshot = fixture::snapshot(&metrics);
         snapshot.forwarded = Some(trusting.clone());
+        snapshot.local =
+            Some(SpiffeId::parse("spiffe://cluster.local/ns/prod/sa/api").expect("valid"));
         let service = ExtAuthz::new(Current::new(snapshot), metrics);
         let mut case = Case::http("GET", "vaultmux.test", "/v1/secrets/prod/key")
             .principal(gateway)
-            .header("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/prod/sa/api");
+            .header("x-forwarded-client-cert", forwarded)
+            .local();
         let source = case.attributes.source.as_mut().expect("a principal");
         source.certificate = certificate.to_owned();
         answer(&ask(&service, Some(case.attributes)))
     };
-    assert_eq!(status("of somebody else"), Answer::Denied(403));
-    assert_eq!(status(""), Answer::Ok);
+    let api = "URI=spiffe://cluster.local/ns/prod/sa/api";
+    assert_eq!(status("of somebody else", api), Answer::Denied(403));
+    // Whom it does not name is neither the proxy nor the pod.
+    assert_eq!(status("", "URI="), Answer::Denied(401));
+    assert_eq!(status("", api), Answer::Ok);
 }

@@ -133,20 +133,26 @@ async fn the_api_server_must_name_whom_the_token_names() {
     }
 }
 
-#[tokio::test]
-async fn keys_alone_are_enough_where_nobody_else_is_asked() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("keys.json");
+/// A mint, and the settings that take its tokens by a key set in this directory.
+fn with_keys_alone(directory: &std::path::Path) -> (Mint, TokenSettings) {
+    let path = directory.join("keys.json");
     let mint = Mint::p256("verifier");
     std::fs::write(&path, mint.jwks()).expect("written");
     let settings = TokenSettings {
         verify: TokenVerification::Jwks,
-        keys: KeyLocation::File(path.clone()),
+        keys: KeyLocation::File(path),
         issuer: Some(ISSUER.to_owned()),
-        // Nobody connects to what is not needed.
-        kubeconfig: Some(directory.path().join("absent")),
         ..settings()
     };
+    (mint, settings)
+}
+
+#[tokio::test]
+async fn keys_alone_are_enough_where_nobody_else_is_asked() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mint, settings) = with_keys_alone(directory.path());
+    // Nobody connects to what is not needed.
+    let settings = TokenSettings { kubeconfig: Some(directory.path().join("absent")), ..settings };
     let domain = TrustDomain::parse("cluster.local").expect("valid");
     let connect = |settings| {
         TokenVerifier::connect(settings, domain.clone(), Arc::new(Metrics::default()), None)
@@ -245,15 +251,7 @@ async fn what_became_of_tokens_is_counted() {
 #[tokio::test]
 async fn what_was_deleted_stays_so_when_settings_change() {
     let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("keys.json");
-    let mint = Mint::p256("verifier");
-    std::fs::write(&path, mint.jwks()).expect("written");
-    let settings = TokenSettings {
-        verify: TokenVerification::Jwks,
-        keys: KeyLocation::File(path),
-        issuer: Some(ISSUER.to_owned()),
-        ..settings()
-    };
+    let (mint, settings) = with_keys_alone(directory.path());
     let domain = TrustDomain::parse("cluster.local").expect("valid");
     let connect = async |settings, before| {
         let metrics = Arc::new(Metrics::default());
