@@ -51,7 +51,8 @@ pub struct TokenVerifier {
     refused: Cache<Digest, TokenRefusal>,
     keys: Option<Arc<KeySet>>,
     reviewer: Option<Reviewer>,
-    reviews: Flights<Digest, Verdict>,
+    /// By token and epoch: who asks after a deletion must not get an answer from before.
+    reviews: Flights<(Digest, u64), Verdict>,
     places: Arc<Semaphore>,
     revocations: Arc<Revocations>,
     watch: Option<Arc<WatchGuard>>,
@@ -267,11 +268,11 @@ impl TokenVerifier {
             return self.keep(digest, token.claims.clone(), reviewed, epoch);
         }
         let flight = match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => self.reviews.join(&digest, || {
+            Ok(place) => self.reviews.join(&(digest, epoch), || {
                 let text = Zeroizing::new(token.text().to_owned());
                 Arc::clone(self).review(text, token.claims.clone(), digest, epoch, place)
             }),
-            Err(_) => self.reviews.running(&digest).ok_or(TokenError::Unavailable)?,
+            Err(_) => self.reviews.running(&(digest, epoch)).ok_or(TokenError::Unavailable)?,
         };
         flight.wait(deadline).await.unwrap_or(Err(TokenError::Unavailable))
     }

@@ -199,6 +199,7 @@ async fn reviews_do_not_queue_without_end() {
     // One that is under way is still shared.
     let soon = Instant::now() + Duration::from_millis(20);
     assert_eq!(verify_by(&verifier, &tokens[0], soon).await, Err(TokenError::Unavailable));
+    assert!(Instant::now() >= soon, "it was waited for");
     assert_eq!(calls.lock().expect("not poisoned").len(), 2);
     // Places are given back, however a review ends.
     later(TIMEOUT).await;
@@ -208,4 +209,25 @@ async fn reviews_do_not_queue_without_end() {
     until(|| verifier.places.available_permits() == 2).await;
     cluster.fake.on(|call| created(&review_of(call)));
     good(&verifier, &tokens[2]).await;
+}
+
+#[tokio::test]
+async fn who_asks_after_a_deletion_gets_no_answer_from_before() {
+    let cluster = Cluster::start().await;
+    let calls: Arc<Mutex<Vec<Call>>> = Arc::default();
+    let seen = Arc::clone(&calls);
+    cluster.fake.on(move |call| {
+        seen.lock().expect("not poisoned").push(call.clone());
+        Reply::Hang
+    });
+    let verifier = Arc::new(cluster.make(settings()));
+    let token = cluster.token();
+    for expected in [1, 1, 2, 2] {
+        if calls.lock().expect("not poisoned").len() == 1 && expected == 2 {
+            verifier.revocations.bump();
+        }
+        let soon = Instant::now() + Duration::from_millis(20);
+        assert_eq!(verify_by(&verifier, &token, soon).await, Err(TokenError::Unavailable));
+        until(|| calls.lock().expect("not poisoned").len() == expected).await;
+    }
 }
