@@ -91,16 +91,19 @@ impl<'a> Check<'a> {
             source.map_or(("", ""), |source| (&*source.principal, &*source.certificate));
         // Whose client it is that the header names: that of the proxy that asks, unless
         // its own client is a proxy that speaks for another.
-        let id = certified(principal, certificate).ok();
-        let messenger = match (principal, certificate) {
-            ("", "") => peer.map(Messenger::Peer),
-            _ => id.as_ref().map(Messenger::Id),
+        let shown = match (principal, certificate) {
+            ("", "") => None,
+            _ => Some(certified(principal, certificate)),
+        };
+        let messenger = match &shown {
+            None => peer.map(Messenger::Peer),
+            Some(id) => id.as_ref().ok().map(Messenger::Id),
         };
         let spoken_for = forwarded.zip(messenger).is_some_and(|(forwarded, messenger)| {
             forwarded.add_to(&mut evidence, messenger, values(request, FORWARDED))
         });
-        if !spoken_for {
-            evidence.add_mtls(principal, certificate);
+        if let Some(claim) = shown.filter(|_| !spoken_for) {
+            evidence.add_certificate(claim);
         }
         let says = |(key, wanted): (&str, &str)| {
             let value = attributes.and_then(|a| a.context_extensions.get(key));

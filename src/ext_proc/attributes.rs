@@ -15,7 +15,7 @@ use envoy_types::pb::{
 use super::RequestHeaders;
 use crate::{
     api,
-    identity::{Evidence, GrantError, GrantScope, IdentityError, Principal},
+    identity::{Evidence, GrantError, GrantScope, IdentityError, InvalidSpiffeId, Principal},
     operation::split_query,
     policy::{Destination, Reason, canonical_host, canonical_path},
     snapshot::Snapshot,
@@ -163,7 +163,7 @@ impl<'a> Head<'a> {
                 Some(id) => evidence.add_mtls(id, ""),
                 // The name may not have been sent; `ext_authz` has judged it then.
                 None if !evidence.is_empty() => {}
-                None => evidence.add_unnamed_certificate(),
+                None => evidence.add_certificate(Err(InvalidSpiffeId.into())),
             }
         }
         if let Some(peer) = &request.peer

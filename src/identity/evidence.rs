@@ -164,14 +164,8 @@ impl Evidence {
         self.push(ProofKind::Mtls, certified(principal, certificate));
     }
 
-    /// Adds a certificate of which nothing is known but that it was shown: it spoils the
-    /// evidence.
-    pub fn add_unnamed_certificate(&mut self) {
-        self.push(ProofKind::Mtls, Err(InvalidSpiffeId.into()));
-    }
-
-    /// Adds what the certificate of the connection itself says.
-    pub(super) fn add_peer(&mut self, claim: Result<SpiffeId, IdentityError>) {
+    /// Adds what was read of a certificate, as by [`certified`]; an error spoils the evidence.
+    pub fn add_certificate(&mut self, claim: Result<SpiffeId, IdentityError>) {
         self.push(ProofKind::Mtls, claim);
     }
 

@@ -111,8 +111,8 @@ impl Peer {
     pub fn add_to(&self, evidence: &mut Evidence) {
         match &self.certificate {
             PeerCertificate::Absent => {}
-            PeerCertificate::Names(id) => evidence.add_peer(Ok(id.clone())),
-            PeerCertificate::Unusable(error) => evidence.add_peer(Err(*error)),
+            PeerCertificate::Names(id) => evidence.add_certificate(Ok(id.clone())),
+            PeerCertificate::Unusable(error) => evidence.add_certificate(Err(*error)),
         }
     }
 }

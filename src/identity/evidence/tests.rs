@@ -111,7 +111,7 @@ fn a_token_must_agree_with_every_other_proof() {
         ),
         (
             &|e| {
-                e.add_peer(Ok(id(API)));
+                e.add_certificate(Ok(id(API)));
                 token(e, OTHER, bound())
             },
             IdentityError::Mismatch,

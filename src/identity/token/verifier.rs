@@ -77,7 +77,8 @@ pub struct TokenSetupError(String);
 
 impl TokenVerifier {
     /// A verifier that waits for nobody: keys are fetched, and the watch for deletions
-    /// begins, in the background. The watch goes on with what the verifier `before` has seen of the same cluster.
+    /// begins, in the background. The watch goes on with what the verifier `before` has
+    /// seen of the same cluster.
     ///
     /// # Errors
     /// [`TokenSetupError`] for settings that cannot be used.

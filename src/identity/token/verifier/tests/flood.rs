@@ -173,15 +173,21 @@ async fn who_gives_up_ends_the_review_for_nobody_else() {
     }
 }
 
-#[tokio::test]
-async fn reviews_do_not_queue_without_end() {
-    let cluster = Cluster::start().await;
+/// The API server takes every call from now on, and answers none.
+fn hanging(cluster: &Cluster) -> Arc<Mutex<Vec<Call>>> {
     let calls: Arc<Mutex<Vec<Call>>> = Arc::default();
     let seen = Arc::clone(&calls);
     cluster.fake.on(move |call| {
         seen.lock().expect("not poisoned").push(call.clone());
         Reply::Hang
     });
+    calls
+}
+
+#[tokio::test]
+async fn reviews_do_not_queue_without_end() {
+    let cluster = Cluster::start().await;
+    let calls = hanging(&cluster);
     let mut verifier = cluster.make(settings());
     assert_eq!(verifier.places.available_permits(), MAX_REVIEWS);
     verifier.places = Arc::new(Semaphore::new(2));
@@ -214,12 +220,7 @@ async fn reviews_do_not_queue_without_end() {
 #[tokio::test]
 async fn who_asks_after_a_deletion_gets_no_answer_from_before() {
     let cluster = Cluster::start().await;
-    let calls: Arc<Mutex<Vec<Call>>> = Arc::default();
-    let seen = Arc::clone(&calls);
-    cluster.fake.on(move |call| {
-        seen.lock().expect("not poisoned").push(call.clone());
-        Reply::Hang
-    });
+    let calls = hanging(&cluster);
     let verifier = Arc::new(cluster.make(settings()));
     let token = cluster.token();
     for expected in [1, 1, 2, 2] {
