@@ -37,6 +37,8 @@ use crate::{
 /// An immutable, compiled set of policies.
 pub struct PolicySet {
     generation: Generation,
+    /// What the index was made of, for questions by people.
+    policies: Policies,
     index: index::Index,
 }
 
@@ -66,7 +68,11 @@ impl PolicySet {
     /// The set that denies everything.
     #[must_use]
     pub fn deny_all() -> Self {
-        Self { generation: Generation::default(), index: index::Index::default() }
+        Self {
+            generation: Generation::default(),
+            policies: Policies::empty(),
+            index: index::Index::default(),
+        }
     }
 
     /// Compiles policies; `number` says which load of this process they are.
@@ -80,7 +86,8 @@ impl PolicySet {
     #[must_use]
     pub fn compile_denying(policies: &Policies, denied: &[Subjects], number: u64) -> Self {
         let generation = Generation { number, hash: policies.hash().clone() };
-        Self { generation, index: index::Index::new(&policies.policies, denied) }
+        let index = index::Index::new(&policies.policies, denied);
+        Self { generation, policies: policies.clone(), index }
     }
 
     /// Which load of the policy files this set came from.

@@ -26,7 +26,7 @@ pub enum ProofKind {
 }
 
 /// The proofs that stand behind a principal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ProofSet(u8);
 
 /// An authenticated caller: a service account in a configured trust domain, and
@@ -197,6 +197,13 @@ impl Evidence {
     pub(super) fn add_grant(&mut self, id: SpiffeId, proofs: ProofSet, binding: Binding) {
         let kinds = proofs.with(ProofKind::Grant);
         self.proofs.push(Proof { kinds, claim: Ok(id), binding: Some(binding) });
+    }
+
+    /// Adds an identity that nobody has shown: for questions about policies by whoever may
+    /// read them, never for a request. `pod` is the one that a token would be bound to.
+    pub fn suppose(&mut self, id: SpiffeId, proofs: ProofSet, pod: Option<Pod>) {
+        let bound = |pod| Binding { pod: Some(pod), node: None, credential_id: None, expires: 0 };
+        self.proofs.push(Proof { kinds: proofs, claim: Ok(id), binding: pod.map(bound) });
     }
 
     fn push(&mut self, kind: ProofKind, claim: Result<SpiffeId, IdentityError>) {

@@ -48,7 +48,7 @@ impl PolicySet {
             _ => self.authorize(principal, verb, secret),
         };
         let outcome = permit.map(|Permit { decision, .. }| decision);
-        explain(outcome, principal, self.index.secret_allows(), |rule| {
+        explain(outcome, principal, self.policies.secret_allows(), |rule| {
             secret_unmet(rule, principal, verb, secret, destination)
         })
     }
@@ -57,7 +57,7 @@ impl PolicySet {
     #[must_use]
     pub fn explain_http(&self, principal: &Principal, request: &HttpRequest<'_>) -> Explanation {
         let outcome = self.authorize_http(principal, request);
-        explain(outcome, principal, self.index.http_allows(), |rule| http_unmet(rule, request))
+        explain(outcome, principal, self.policies.http_allows(), |rule| http_unmet(rule, request))
     }
 }
 

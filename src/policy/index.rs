@@ -19,7 +19,7 @@ use super::{
     decision::{AuditMatch, Decision, DecisionId, Denial, Reason},
     problem::Subjects,
     request::{Attribute, Connection, Destination, HttpRequest, Verb},
-    rule::{Held, HttpRule, Policy, SecretRule, Subject, Target},
+    rule::{Held, Policy, Subject, Target},
 };
 use crate::{
     identity::{Principal, ServiceAccount},
@@ -261,26 +261,6 @@ impl Index {
             generation,
             audit: audit.collect(),
         }
-    }
-
-    /// Every rule about secrets that can allow, in the order of reports.
-    pub(super) fn secret_allows(&self) -> impl Iterator<Item = (&Policy, usize, &SecretRule)> {
-        self.allows().filter_map(|rule| match rule.target() {
-            Target::Secrets(target) => Some((&*rule.policy, rule.position, target)),
-            Target::Http(_) => None,
-        })
-    }
-
-    /// Every rule about mesh traffic that can allow, in the order of reports.
-    pub(super) fn http_allows(&self) -> impl Iterator<Item = (&Policy, usize, &HttpRule)> {
-        self.allows().filter_map(|rule| match rule.target() {
-            Target::Http(target) => Some((&*rule.policy, rule.position, target)),
-            Target::Secrets(_) => None,
-        })
-    }
-
-    fn allows(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.iter().filter(|rule| rule.policy.allow && !rule.policy.audit)
     }
 }
 

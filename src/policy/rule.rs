@@ -3,7 +3,7 @@
 //! Conditions answer with [`Held`], which keeps "the attribute is missing" apart
 //! from "it is something else": the one satisfies a Deny, the other does not.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use super::{
     request::{Attribute, Destination, Verb},
@@ -22,10 +22,25 @@ pub(super) struct Policy {
     pub(super) audit: bool,
     pub(super) from: Arc<[Subject]>,
     pub(super) to: Vec<Target>,
+    #[expect(dead_code, reason = "for reports about rules")]
+    pub(super) origin: Origin,
+}
+
+/// Where a policy is written, for reports.
+#[derive(Clone, Debug)]
+#[expect(dead_code, reason = "for reports about rules")]
+pub(super) struct Origin {
+    pub(super) file: Arc<Path>,
+    /// Of its name.
+    pub(super) line: u64,
+    /// Of each `from` entry.
+    pub(super) from: Vec<u64>,
+    /// Of each `to` entry.
+    pub(super) to: Vec<u64>,
 }
 
 /// One `from` entry. An empty list is a field that was not given, or `*`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Subject {
     pub(super) namespaces: Vec<Arc<str>>,
     pub(super) accounts: Vec<ServiceAccount>,
@@ -39,7 +54,7 @@ pub(super) struct Subject {
 }
 
 /// Whom an entry leaves out: whoever any of the lists names.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Except {
     pub(super) namespaces: Vec<Arc<str>>,
     pub(super) accounts: Vec<ServiceAccount>,
@@ -47,14 +62,14 @@ pub(super) struct Except {
 }
 
 /// One `to` entry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Target {
     Secrets(SecretRule),
     Http(HttpRule),
 }
 
 /// A `to` entry about secrets.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SecretRule {
     /// As declared; `None` is any.
     pub(super) backends: Option<Arc<[BackendName]>>,
@@ -69,14 +84,14 @@ pub(super) struct SecretRule {
 
 /// Which names, and in which backends: stores that ignore case see another
 /// spelling of the same name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Pattern {
     pub(super) shape: Shape,
     pub(super) backends: Option<Arc<[BackendName]>>,
 }
 
 /// How a pattern compares.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Shape {
     Any,
     Exact(Template),
@@ -84,18 +99,18 @@ pub(super) enum Shape {
 }
 
 /// A set of verbs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Verbs(u8);
 
 /// A field as the tokens of its JSON pointer: `a` and `/a` are one field.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FieldPath {
     text: Arc<str>,
     tokens: Vec<Box<str>>,
 }
 
 /// What a list says about an attribute.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum Among<T> {
     /// No list was given.
     #[default]
@@ -106,7 +121,7 @@ pub(super) enum Among<T> {
 }
 
 /// Where a secret may be used. All given fields must hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct DestinationRule {
     pub(super) hosts: Among<Arc<str>>,
     pub(super) clusters: Among<Arc<str>>,
@@ -115,7 +130,7 @@ pub(super) struct DestinationRule {
 }
 
 /// A `to` entry about mesh traffic.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct HttpRule {
     pub(super) hosts: Among<Arc<str>>,
     pub(super) methods: Among<Arc<str>>,

@@ -10,7 +10,7 @@ use reader::{At, Fields, Report, parse_each};
 
 use super::{
     problem::{PolicyProblem, Subjects},
-    rule::{Except, Policy, Subject, Target},
+    rule::{Except, Origin, Policy, Subject, Target},
     yaml::{Node, Value},
 };
 use crate::{
@@ -41,12 +41,14 @@ struct Draft {
     audit: bool,
     from: Option<Arc<[Subject]>>,
     to: Vec<Target>,
+    from_lines: Vec<u64>,
+    to_lines: Vec<u64>,
 }
 
 /// Reads one document.
 pub(super) fn read(
     node: &Node,
-    file: &Path,
+    file: &Arc<Path>,
     catalog: &Catalog,
     problems: &mut Vec<PolicyProblem>,
 ) -> Document {
@@ -58,9 +60,11 @@ pub(super) fn read(
     let mut report = Report { file, policy, problems };
     let mut draft = Draft::default();
     let valid = report.unless_reported(|report| draft.read(&At::root(node), catalog, report));
-    let Draft { allow, audit, from, to } = draft;
-    if let (Some(()), Some(allow), Some((text, _)), Some(from)) = (valid, allow, &name, &from) {
-        let policy = Policy { name: text.as_str().into(), allow, audit, from: from.clone(), to };
+    let Draft { allow, audit, from, to, from_lines, to_lines } = draft;
+    if let (Some(()), Some(allow), Some((text, line)), Some(from)) = (valid, allow, &name, &from) {
+        let origin = Origin { file: file.clone(), line: *line, from: from_lines, to: to_lines };
+        let (text, from) = (text.as_str().into(), from.clone());
+        let policy = Policy { name: text, allow, audit, from, to, origin };
         return Document { name, policy: Some(policy), denied: None };
     }
     let denies = meant_to_deny(node) && !audit;
@@ -111,14 +115,16 @@ impl Draft {
         }
         self.from = spec.required("from", report).and_then(|from| {
             report.unless_reported(|report| {
-                let entries = from.items(report).into_iter();
-                entries.filter_map(|at| subject(&at, self.allow, report)).collect()
+                let entries = from.items(report);
+                self.from_lines = entries.iter().map(|at| at.node.line).collect();
+                entries.iter().filter_map(|at| subject(at, self.allow, report)).collect()
             })
         });
         if let Some(to) = spec.required("to", report) {
-            let entries = to.items(report).into_iter();
-            self.to =
-                entries.filter_map(|at| target::read(&at, self.allow, catalog, report)).collect();
+            let entries = to.items(report);
+            self.to_lines = entries.iter().map(|at| at.node.line).collect();
+            let read = |at| target::read(at, self.allow, catalog, report);
+            self.to = entries.iter().filter_map(read).collect();
         }
         let subjects: usize = self.from.iter().flat_map(|from| from.iter()).map(keys).sum();
         let targets: usize = self.to.iter().map(target::keys).sum();

@@ -14,7 +14,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use super::{
     problem::{LoadFailure, PolicyProblem, Subjects},
     request::Verb,
-    rule::{Pattern, Policy, SecretRule, Shape, Subject, Target},
+    rule::{HttpRule, Origin, Pattern, Policy, SecretRule, Shape, Subject, Target},
     schema, yaml,
 };
 use crate::{identity::ServiceAccount, secret::Catalog};
@@ -126,9 +126,21 @@ impl Policies {
             audit: false,
             from: [from].into(),
             to: vec![Target::Secrets(rule)],
+            origin: Origin {
+                file: Path::new("(sidecar default)").into(),
+                line: 0,
+                from: vec![0],
+                to: vec![0],
+            },
         };
         let content = format!("{SIDECAR_DEFAULT} {account}");
         Self { policies: vec![Arc::new(policy)], hash: hash(&mut [&content]) }
+    }
+
+    /// Policies that were read one by one, in the order of their names.
+    #[cfg(test)]
+    pub(super) fn of(policies: Vec<Arc<Policy>>) -> Self {
+        Self { policies, hash: hash(&mut []) }
     }
 
     /// Validates the texts of files; no I/O.
@@ -150,6 +162,7 @@ impl Policies {
                 problems.push(unreadable(file, "is empty; remove it if it holds no policy"));
                 continue;
             }
+            let shared: Arc<Path> = file.as_path().into();
             for document in yaml::documents(text) {
                 let node = match document {
                     Ok(node) => node,
@@ -158,7 +171,7 @@ impl Policies {
                         continue;
                     }
                 };
-                let read = schema::read(&node, file, catalog, &mut problems);
+                let read = schema::read(&node, &shared, catalog, &mut problems);
                 denied.extend(read.denied);
                 if let Some((name, line)) = read.name {
                     let policy = read.policy.map(Arc::new);
@@ -193,6 +206,29 @@ impl Policies {
     #[must_use]
     pub fn hash(&self) -> &Arc<str> {
         &self.hash
+    }
+
+    /// Every rule about secrets that can allow, in the order of reports.
+    pub(super) fn secret_allows(&self) -> impl Iterator<Item = (&Policy, usize, &SecretRule)> {
+        self.allows().filter_map(|(policy, at, target)| match target {
+            Target::Secrets(target) => Some((policy, at, target)),
+            Target::Http(_) => None,
+        })
+    }
+
+    /// Every rule about mesh traffic that can allow, in the order of reports.
+    pub(super) fn http_allows(&self) -> impl Iterator<Item = (&Policy, usize, &HttpRule)> {
+        self.allows().filter_map(|(policy, at, target)| match target {
+            Target::Http(target) => Some((policy, at, target)),
+            Target::Secrets(_) => None,
+        })
+    }
+
+    fn allows(&self) -> impl Iterator<Item = (&Policy, usize, &Target)> {
+        let enforced = self.policies.iter().filter(|policy| policy.allow && !policy.audit);
+        enforced.flat_map(|policy| {
+            policy.to.iter().enumerate().map(move |(at, target)| (&**policy, at, target))
+        })
     }
 
     /// How many policies there are.

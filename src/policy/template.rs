@@ -16,20 +16,20 @@ use crate::{
 pub(super) const SEPARATORS: [char; 4] = ['/', '-', '_', '.'];
 
 /// A name or prefix, as parts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Template {
     pub(super) parts: Vec<Part>,
 }
 
 /// A piece of a template.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Part {
     Literal(Box<str>),
     Value(Placeholder),
 }
 
 /// A piece that the principal fills in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Placeholder {
     pub(super) source: ValueOf,
     /// Followed by `--`: values that contain `--` match nothing.
@@ -37,7 +37,7 @@ pub(super) struct Placeholder {
 }
 
 /// Which part of the principal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum ValueOf {
     Namespace,
     ServiceAccount,

@@ -1,6 +1,10 @@
 //! The index against the naive evaluator, on random policies and requests.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use serde_json::{Value, json};
@@ -13,9 +17,7 @@ use super::{
 use crate::{
     identity::{Principal, ServiceAccount},
     policy::{
-        Connection, Decision, Denial, Destination, Generation, HttpRequest, Policies, PolicySet,
-        Reason, Verb,
-        index::Index,
+        Connection, Decision, Denial, Destination, HttpRequest, Policies, PolicySet, Reason, Verb,
         schema,
         yaml::{self, Node},
     },
@@ -41,16 +43,16 @@ fn tree(value: &Value) -> Node {
 fn compile(mut policies: Vec<Value>, catalog: &Catalog) -> (Vec<Value>, Arc<PolicySet>) {
     let mut read = Vec::new();
     let mut number = 3;
+    let file: Arc<Path> = Path::new("p").into();
     policies.retain_mut(|policy| {
         number = (number + 5) % 7;
         policy["metadata"] = json!({"name": format!("p{number}")});
-        let document = schema::read(&tree(policy), "p".as_ref(), catalog, &mut Vec::new());
+        let document = schema::read(&tree(policy), &file, catalog, &mut Vec::new());
         read.extend(document.policy.map(Arc::new));
         read.last().is_some_and(|last| *last.name == format!("p{number}"))
     });
     read.sort_by(|a, b| a.name.cmp(&b.name));
-    let index = Index::new(&read, &[]);
-    (policies, Arc::new(PolicySet { generation: Generation::default(), index }))
+    (policies, Arc::new(PolicySet::compile(&Policies::of(read), 0)))
 }
 
 fn answer(outcome: Result<Decision, Denial>) -> Answer {
