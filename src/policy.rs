@@ -37,9 +37,8 @@ use crate::{
 /// An immutable, compiled set of policies.
 pub struct PolicySet {
     generation: Generation,
-    /// What the index was made of, for questions by people.
     policies: Policies,
-    index: index::Index,
+    denied: Option<index::Denied>,
 }
 
 /// The right of one principal to do one thing with one secret. Only
@@ -68,26 +67,22 @@ impl PolicySet {
     /// The set that denies everything.
     #[must_use]
     pub fn deny_all() -> Self {
-        Self {
-            generation: Generation::default(),
-            policies: Policies::empty(),
-            index: index::Index::default(),
-        }
+        Self { generation: Generation::default(), policies: Policies::empty(), denied: None }
     }
 
-    /// Compiles policies; `number` says which load of this process they are.
+    /// Puts policies in force; `number` says which load of this process they are.
     #[must_use]
     pub fn compile(policies: &Policies, number: u64) -> Self {
         Self::compile_denying(policies, &[], number)
     }
 
-    /// Compiles policies, and denies everything to the subjects of Deny policies
+    /// Puts policies in force, and denies everything to the subjects of Deny policies
     /// that cannot be read, with [`Reason::PolicyInvalid`].
     #[must_use]
     pub fn compile_denying(policies: &Policies, denied: &[Subjects], number: u64) -> Self {
         let generation = Generation { number, hash: policies.hash().clone() };
-        let index = index::Index::new(&policies.policies, denied);
-        Self { generation, policies: policies.clone(), index }
+        let denied = (!denied.is_empty()).then(|| index::Denied::new(denied));
+        Self { generation, policies: policies.clone(), denied }
     }
 
     /// Which load of the policy files this set came from.
@@ -134,8 +129,9 @@ impl PolicySet {
         secret: &SecretRef,
         destination: &Destination<'_>,
     ) -> Result<Permit, Denial> {
+        let index = self.index(principal)?;
         let decision =
-            self.index.secret(principal, verb, secret, destination, self.generation.number)?;
+            index.secret(principal, verb, secret, destination, self.generation.number)?;
         Ok(Permit { principal: principal.clone(), verb, secret: secret.clone(), decision })
     }
 
@@ -153,7 +149,8 @@ impl PolicySet {
         if !matches!(verb, Verb::List | Verb::Create) {
             return Err(self.no_match());
         }
-        let decision = self.index.collection(principal, verb, self.generation.number)?;
+        let decision =
+            self.index(principal)?.collection(principal, verb, self.generation.number)?;
         Ok(CollectionPermit {
             policies: self.clone(),
             principal: principal.clone(),
@@ -171,7 +168,7 @@ impl PolicySet {
         principal: &Principal,
         request: &HttpRequest<'_>,
     ) -> Result<Decision, Denial> {
-        self.index.http(principal, request, self.generation.number)
+        self.index(principal)?.http(principal, request, self.generation.number)
     }
 
     /// Decides about a TCP connection: only rules that ask for nothing but the
@@ -184,11 +181,23 @@ impl PolicySet {
         principal: &Principal,
         connection: &Connection,
     ) -> Result<Decision, Denial> {
-        self.index.connection(principal, connection, self.generation.number)
+        self.index(principal)?.connection(principal, connection, self.generation.number)
+    }
+
+    /// What decides, unless this principal is denied everything.
+    fn index(&self, principal: &Principal) -> Result<&index::Index, Denial> {
+        match &self.denied {
+            Some(denied) if denied.contains(principal) => Err(self.deny(Reason::PolicyInvalid)),
+            _ => Ok(&self.policies.index),
+        }
     }
 
     fn no_match(&self) -> Denial {
-        let mut denial = Denial::new(Reason::NoMatch);
+        self.deny(Reason::NoMatch)
+    }
+
+    fn deny(&self, reason: Reason) -> Denial {
+        let mut denial = Denial::new(reason);
         denial.decision.generation = self.generation.number;
         denial
     }

@@ -1,29 +1,37 @@
 //! The compiled form of policies, and decisions by it.
 //!
-//! A decision looks up the buckets that the principal falls into, and in each
-//! of them what could match the name, path or workload; it never walks the
-//! policies. What such a lookup cannot answer is decided on the entries found.
-//! Immutable, without locks.
+//! A decision looks up the rules of the subjects that the principal falls under, and among
+//! each of them what could match the name, path or workload; it never walks the policies.
+//! What such a lookup cannot answer is asked of the rules found, of which [`leaf`] keeps no
+//! more than could decide. Immutable, without locks; deciding allocates nothing unless a
+//! policy in audit mode matches.
 
+mod build;
+mod condition;
+mod denied;
 mod http;
+mod leaf;
+mod map;
 mod prefix_map;
 mod secrets;
+mod subjects;
+mod trie;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use http::HttpIndex;
-use prefix_map::PrefixMap;
-use secrets::SecretIndex;
-
+pub(super) use self::denied::Denied;
+use self::{
+    build::Crowded, condition::Condition, http::HttpIndex, leaf::Effect, secrets::SecretIndex,
+    subjects::SubjectMap,
+};
 use super::{
     decision::{AuditMatch, Decision, DecisionId, Denial, Reason},
-    problem::Subjects,
     request::{Attribute, Connection, Destination, HttpRequest, Verb},
-    rule::{Held, Policy, Subject, Target},
+    rule::{Held, Policy, Target},
 };
 use crate::{
-    identity::{Principal, ServiceAccount},
-    secret::SecretRef,
+    identity::Principal,
+    secret::{BackendName, SecretRef},
 };
 
 /// All policies, by subject and target.
@@ -31,12 +39,11 @@ use crate::{
 pub(super) struct Index {
     /// By policy name, then position: the smaller number is the one reported.
     rules: Vec<Rule>,
-    /// What lookups leave open about subjects.
-    subjects: Vec<Subject>,
-    everyone: Bucket,
-    accounts: HashMap<ServiceAccount, Bucket>,
-    namespaces: HashMap<Arc<str>, Bucket>,
-    prefixes: PrefixMap<Bucket>,
+    subjects: SubjectMap<Bucket>,
+    /// What entries refer to by number, the first by 1.
+    conditions: Box<[Condition]>,
+    backends: Box<[Arc<[BackendName]>]>,
+    methods: Box<[Vec<Arc<str>>]>,
 }
 
 /// One `to` entry.
@@ -48,19 +55,16 @@ struct Rule {
 /// What holds for some set of subjects.
 #[derive(Default)]
 struct Bucket {
-    /// Subjects of Deny policies that cannot be read.
-    invalid: Vec<u32>,
-    secrets: SecretIndex,
-    http: HttpIndex,
+    /// For each slot of the targets, the rule.
+    rules: Box<[u32]>,
+    targets: Arc<Targets>,
 }
 
-/// A rule that a lookup found.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    rule: u32,
-    subject: u32,
-    /// Which of the rule's patterns.
-    pattern: u32,
+/// What is said about secrets and mesh traffic, whoever it is said of.
+#[derive(Default)]
+struct Targets {
+    secrets: Option<Box<SecretIndex>>,
+    http: Option<Box<HttpIndex>>,
 }
 
 /// What was found so far.
@@ -75,64 +79,6 @@ struct Tally {
 // === impl Index ===
 
 impl Index {
-    /// `policies` are in the order of their names.
-    pub(super) fn new(policies: &[Arc<Policy>], denied: &[Subjects]) -> Self {
-        let mut index = Self::default();
-        for policy in policies {
-            let first = number(index.rules.len());
-            let rule = |(position, _)| Rule { policy: policy.clone(), position };
-            index.rules.extend(policy.to.iter().enumerate().map(rule));
-            for from in policy.from.iter() {
-                let subject = number(index.subjects.len());
-                index.subjects.push(from.clone());
-                index.each_bucket(from, |bucket| {
-                    for (rule, target) in (first..).zip(&policy.to) {
-                        let entry = Entry { rule, subject, pattern: 0 };
-                        match target {
-                            Target::Secrets(rule) => {
-                                bucket.secrets.insert(entry, policy.allow, rule);
-                            }
-                            Target::Http(rule) => bucket.http.insert(entry, policy.allow, rule),
-                        }
-                    }
-                });
-            }
-        }
-        for from in denied.iter().flat_map(|subjects| subjects.0.iter()) {
-            let subject = number(index.subjects.len());
-            index.subjects.push(from.clone());
-            index.each_bucket(from, |bucket| bucket.invalid.push(subject));
-        }
-        index
-    }
-
-    /// The buckets under the entry's narrowest field; the others are decided
-    /// on the entries, as are its exceptions and proofs.
-    fn each_bucket(&mut self, from: &Subject, mut fill: impl FnMut(&mut Bucket)) {
-        if !from.accounts.is_empty() {
-            for account in from.accounts.iter().filter(|account| from.names(account)) {
-                fill(self.accounts.entry(account.clone()).or_default());
-            }
-        } else if !from.namespaces.is_empty() {
-            for namespace in from.namespaces.iter().filter(|namespace| from.reaches(namespace)) {
-                fill(self.namespaces.entry(namespace.clone()).or_default());
-            }
-        } else if !from.prefixes.is_empty() {
-            for prefix in &from.prefixes {
-                fill(self.prefixes.entry(prefix));
-            }
-        } else {
-            fill(&mut self.everyone);
-        }
-    }
-
-    fn buckets<'i>(&'i self, principal: &'i Principal) -> impl Iterator<Item = &'i Bucket> {
-        std::iter::once(&self.everyone)
-            .chain(self.accounts.get(principal.service_account()))
-            .chain(self.namespaces.get(principal.namespace()))
-            .chain(self.prefixes.matches(principal.namespace()).map(|(_, bucket)| bucket))
-    }
-
     /// Decides about one secret.
     pub(super) fn secret(
         &self,
@@ -142,20 +88,29 @@ impl Index {
         destination: &Destination<'_>,
         generation: u64,
     ) -> Result<Decision, Denial> {
-        self.decide(principal, generation, |bucket, tally| {
-            bucket.secrets.visit(principal, secret.name.as_str(), &mut |entry| {
-                let rule = &self.rules[entry.rule as usize];
-                let Target::Secrets(target) = rule.target() else { return };
-                if target.verbs.contains(verb)
-                    && target.patterns[entry.pattern as usize].covers(&secret.backend)
-                    && self.subjects[entry.subject as usize].matches(principal)
+        let mut tally = Tally::default();
+        for Bucket { rules, targets } in self.subjects.of(principal) {
+            let Some(secrets) = &targets.secrets else { continue };
+            secrets.visit(principal, secret.name.as_str(), &mut |entry| {
+                let id = rules[entry.slot as usize];
+                if !entry.verbs.contains(verb)
+                    || !tally.awaits(id, entry.effect)
+                    || !self.covers(entry.backends, &secret.backend)
+                    || !self.holds(entry.condition, principal)
                 {
-                    let allow = rule.policy.allow;
-                    let held = target.residue(allow, secret.field.as_ref(), destination);
-                    tally.add(entry.rule, rule, held);
+                    return;
                 }
+                let held = match (entry.residue, self.rules[id as usize].target()) {
+                    (0, _) => Held::Yes,
+                    (_, Target::Secrets(rule)) => {
+                        rule.residue(entry.effect.allow, secret.field.as_ref(), destination)
+                    }
+                    (_, Target::Http(_)) => return,
+                };
+                tally.add(id, entry.effect, held);
             });
-        })
+        }
+        self.decide(tally, generation)
     }
 
     /// Decides whether there is any name that the verb may be tried with.
@@ -165,18 +120,28 @@ impl Index {
         verb: Verb,
         generation: u64,
     ) -> Result<Decision, Denial> {
-        self.decide(principal, generation, |bucket, tally| {
-            for entry in bucket.secrets.collections() {
-                let rule = &self.rules[entry.rule as usize];
-                let Target::Secrets(target) = rule.target() else { continue };
-                if target.verbs.contains(verb)
-                    && target.patterns.iter().any(|pattern| pattern.applies_to(principal))
-                    && self.subjects[entry.subject as usize].matches(principal)
+        let mut tally = Tally::default();
+        for Bucket { rules, targets } in self.subjects.of(principal) {
+            let Some(secrets) = &targets.secrets else { continue };
+            for entry in secrets.collections().iter() {
+                let id = rules[entry.slot as usize];
+                let applies = || match self.rules[id as usize].target() {
+                    _ if !entry.guarded => true,
+                    Target::Secrets(rule) => {
+                        rule.patterns.iter().any(|pattern| pattern.applies_to(principal))
+                    }
+                    Target::Http(_) => false,
+                };
+                if entry.verbs.contains(verb)
+                    && tally.awaits(id, entry.effect)
+                    && self.holds(entry.condition, principal)
+                    && applies()
                 {
-                    tally.add(entry.rule, rule, Held::Yes);
+                    tally.add(id, entry.effect, Held::Yes);
                 }
             }
-        })
+        }
+        self.decide(tally, generation)
     }
 
     /// Decides about an HTTP request.
@@ -186,19 +151,21 @@ impl Index {
         request: &HttpRequest<'_>,
         generation: u64,
     ) -> Result<Decision, Denial> {
-        self.decide(principal, generation, |bucket, tally| {
-            bucket.http.visit_request(request, &mut |entry| {
-                let rule = &self.rules[entry.rule as usize];
-                let Target::Http(target) = rule.target() else { return };
-                // Path and workload are what the entry was found by.
-                if target.methods.holds(Some(request.method())) == Held::Yes
-                    && target.hosts.holds(Some(request.host())) == Held::Yes
-                    && self.subjects[entry.subject as usize].matches(principal)
+        let mut tally = Tally::default();
+        for Bucket { rules, targets } in self.subjects.of(principal) {
+            let Some(http) = &targets.http else { continue };
+            http.visit_request(request, &mut |entry| {
+                let id = rules[entry.slot as usize];
+                // Path, host and workload are what the entry was found by.
+                if tally.awaits(id, entry.effect)
+                    && self.lists(entry.methods, request.method())
+                    && self.holds(entry.condition, principal)
                 {
-                    tally.add(entry.rule, rule, Held::Yes);
+                    tally.add(id, entry.effect, Held::Yes);
                 }
             });
-        })
+        }
+        self.decide(tally, generation)
     }
 
     /// Decides about a TCP connection.
@@ -208,64 +175,58 @@ impl Index {
         connection: &Connection,
         generation: u64,
     ) -> Result<Decision, Denial> {
-        self.decide(principal, generation, |bucket, tally| {
-            bucket.http.visit_connection(connection, &mut |entry| {
-                let rule = &self.rules[entry.rule as usize];
-                if self.subjects[entry.subject as usize].matches(principal) {
-                    tally.add(entry.rule, rule, Held::Yes);
+        let mut tally = Tally::default();
+        for Bucket { rules, targets } in self.subjects.of(principal) {
+            let Some(http) = &targets.http else { continue };
+            http.visit_connection(connection, &mut |entry| {
+                let id = rules[entry.slot as usize];
+                if tally.awaits(id, entry.effect) && self.holds(entry.condition, principal) {
+                    tally.add(id, entry.effect, Held::Yes);
                 }
             });
-        })
+        }
+        self.decide(tally, generation)
     }
 
-    fn decide(
-        &self,
-        principal: &Principal,
-        generation: u64,
-        find: impl Fn(&Bucket, &mut Tally),
-    ) -> Result<Decision, Denial> {
-        let mut tally = Tally::default();
-        for bucket in self.buckets(principal) {
-            let about = |subject: &u32| self.subjects[*subject as usize].matches(principal);
-            if bucket.invalid.iter().any(about) {
-                let decision = self.decision(None, Vec::new(), generation);
-                return Err(Denial { reason: Reason::PolicyInvalid, decision });
-            }
-            find(bucket, &mut tally);
-        }
-        let (outcome, rule) = match tally {
-            Tally { deny: Some(rule), .. } => (Err(Reason::DeniedByPolicy), Some(rule)),
-            Tally { allow: Some(rule), .. } => (Ok(()), Some(rule)),
+    fn holds(&self, condition: u32, principal: &Principal) -> bool {
+        condition == 0 || self.conditions[condition as usize - 1].holds(principal)
+    }
+
+    fn covers(&self, backends: u32, backend: &BackendName) -> bool {
+        backends == 0 || self.backends[backends as usize - 1].contains(backend)
+    }
+
+    fn lists(&self, methods: u32, method: &str) -> bool {
+        methods == 0 || self.methods[methods as usize - 1].iter().any(|listed| **listed == *method)
+    }
+
+    fn decide(&self, tally: Tally, generation: u64) -> Result<Decision, Denial> {
+        let (reason, rule) = match tally {
+            Tally { deny: Some(rule), .. } => (Some(Reason::DeniedByPolicy), Some(rule)),
+            Tally { allow: Some(rule), .. } => (None, Some(rule)),
             Tally { missing: Some((rule, attribute)), .. } => {
-                (Err(Reason::MissingAttribute(attribute)), Some(rule))
+                (Some(Reason::MissingAttribute(attribute)), Some(rule))
             }
-            _ => (Err(Reason::NoMatch), None),
+            _ => (Some(Reason::NoMatch), None),
         };
-        let decision = self.decision(rule, tally.audit, generation);
-        match outcome {
-            Ok(()) => Ok(decision),
-            Err(reason) => Err(Denial { reason, decision }),
-        }
-    }
-
-    fn decision(&self, rule: Option<u32>, mut audit: Vec<u32>, generation: u64) -> Decision {
         let rule = rule.map(|rule| &self.rules[rule as usize]);
+        let mut audit = tally.audit;
         // Several subject entries of one policy may lead to one rule.
         audit.sort_unstable();
         audit.dedup();
         let audit = audit.into_iter().map(|rule| self.rules[rule as usize].to_audit_match());
-        Decision {
+        let decision = Decision {
             id: DecisionId::next(),
             policy: rule.map(|rule| rule.policy.name.clone()),
             rule: rule.map(|rule| rule.position),
             generation,
             audit: audit.collect(),
+        };
+        match reason {
+            None => Ok(decision),
+            Some(reason) => Err(Denial { reason, decision }),
         }
     }
-}
-
-fn number(len: usize) -> u32 {
-    u32::try_from(len).expect("policies are far fewer than their bytes, of which few fit in files")
 }
 
 // === impl Rule ===
@@ -281,12 +242,27 @@ impl Rule {
     }
 }
 
+// === impl Targets ===
+
+impl Targets {
+    fn settle(&mut self) -> Result<(), Crowded> {
+        self.secrets.as_mut().map_or(Ok(()), |secrets| secrets.settle())?;
+        self.http.as_mut().map_or(Ok(()), |http| http.settle())
+    }
+}
+
 // === impl Tally ===
 
 impl Tally {
-    fn add(&mut self, id: u32, rule: &Rule, held: Held) {
+    /// Whether the answer could still depend on this rule.
+    fn awaits(&self, id: u32, effect: Effect) -> bool {
+        let best = if effect.allow { self.allow } else { self.deny };
+        effect.audit || best.is_none_or(|best| id < best)
+    }
+
+    fn add(&mut self, id: u32, effect: Effect, held: Held) {
         let first = |best: &mut Option<u32>| *best = Some(best.map_or(id, |best| best.min(id)));
-        let Policy { allow, audit, .. } = *rule.policy;
+        let Effect { allow, audit } = effect;
         match (held, allow) {
             (Held::Yes, _) | (Held::Unknown(_), false) if audit => self.audit.push(id),
             (Held::Yes, true) => first(&mut self.allow),
@@ -301,3 +277,6 @@ impl Tally {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 //! Conditions answer with [`Held`], which keeps "the attribute is missing" apart
 //! from "it is something else": the one satisfies a Deny, the other does not.
 
-use std::{path::Path, sync::Arc};
+use std::{borrow::Cow, path::Path, sync::Arc};
 
 use super::{
     request::{Attribute, Destination, Verb},
@@ -22,7 +22,6 @@ pub(super) struct Policy {
     pub(super) audit: bool,
     pub(super) from: Arc<[Subject]>,
     pub(super) to: Vec<Target>,
-    #[expect(dead_code, reason = "for reports about rules")]
     pub(super) origin: Origin,
 }
 
@@ -157,6 +156,7 @@ impl Subject {
         Self::default()
     }
 
+    #[cfg(test)]
     pub(super) fn matches(&self, principal: &Principal) -> bool {
         self.names(principal.service_account())
             && (self.trust_domains.is_empty()
@@ -211,6 +211,14 @@ impl Pattern {
         }
     }
 
+    /// Whether only some principals can reach any name by this pattern.
+    pub(super) fn is_guarded(&self) -> bool {
+        match &self.shape {
+            Shape::Any => false,
+            Shape::Exact(template) | Shape::Prefix(template) => template.is_guarded(),
+        }
+    }
+
     /// Whether the principal can reach any name by this pattern.
     pub(super) fn applies_to(&self, principal: &Principal) -> bool {
         match &self.shape {
@@ -239,6 +247,18 @@ impl SecretRule {
         }
     }
 
+    /// How many comparisons that may take.
+    pub(super) fn residue_weight(&self) -> usize {
+        let entry = |rule: &DestinationRule| {
+            let DestinationRule { hosts, clusters, routes, snis } = rule;
+            1 + [hosts, clusters, routes, snis]
+                .map(|list| list.listed().len())
+                .iter()
+                .sum::<usize>()
+        };
+        self.fields.len() + self.destinations.iter().map(entry).sum::<usize>()
+    }
+
     /// An Allow names a field exactly. A Deny also covers what lies inside its
     /// field and what contains it, or the value would leak that way.
     pub(super) fn covers_field(&self, allow: bool, field: Option<&SecretField>) -> Held {
@@ -246,10 +266,9 @@ impl SecretRule {
             return Held::Yes;
         }
         let Some(field) = field else { return Held::Unknown(None) };
-        let asked = FieldPath::new(field);
         let covered = |rule: &FieldPath| match allow {
-            true => rule.tokens == asked.tokens,
-            false => rule.tokens.iter().zip(&asked.tokens).all(|(a, b)| a == b),
+            true => rule.tokens.iter().map(|token| Cow::from(&**token)).eq(tokens(field)),
+            false => rule.tokens.iter().zip(tokens(field)).all(|(ours, asked)| **ours == *asked),
         };
         if self.fields.iter().any(covered) { Held::Yes } else { Held::No }
     }
@@ -275,21 +294,27 @@ impl SecretRule {
 
 impl FieldPath {
     pub(super) fn new(field: &SecretField) -> Self {
-        let tokens = match field {
-            SecretField::Key(key) => vec![(&**key).into()],
-            // RFC 6901, section 4: ~1 before ~0.
-            SecretField::Pointer(pointer) => pointer
-                .split('/')
-                .skip(1)
-                .map(|token| token.replace("~1", "/").replace("~0", "~").into())
-                .collect(),
-        };
+        let tokens = tokens(field).map(|token| token.into()).collect();
         Self { text: field.as_str().into(), tokens }
     }
 
     pub(super) fn as_str(&self) -> &str {
         &self.text
     }
+}
+
+/// What a field is made of, from the outside in.
+fn tokens(field: &SecretField) -> impl Iterator<Item = Cow<'_, str>> {
+    let (key, pointer) = match field {
+        SecretField::Key(key) => (Some(Cow::from(&**key)), ""),
+        SecretField::Pointer(pointer) => (None, &**pointer),
+    };
+    // RFC 6901, section 4: ~1 before ~0.
+    let unescaped = pointer.split('/').skip(1).map(|token| match token.contains('~') {
+        true => Cow::from(token.replace("~1", "/").replace("~0", "~")),
+        false => Cow::from(token),
+    });
+    key.into_iter().chain(unescaped)
 }
 
 // === impl DestinationRule ===
@@ -365,6 +390,10 @@ impl Among<Arc<str>> {
 impl Verbs {
     pub(super) fn contains(self, verb: Verb) -> bool {
         self.0 & verb as u8 != 0
+    }
+
+    pub(super) fn covers(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
     }
 
     pub(super) fn iter(self) -> impl Iterator<Item = Verb> {

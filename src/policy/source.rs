@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fmt, fs,
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,6 +12,7 @@ use std::{
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::{
+    index::Index,
     problem::{LoadFailure, PolicyProblem, Subjects},
     request::Verb,
     rule::{HttpRule, Origin, Pattern, Policy, SecretRule, Shape, Subject, Target},
@@ -24,11 +25,12 @@ const MAX_FILE: u64 = 8 * 1024 * 1024;
 /// The policy that stands for none in a sidecar.
 const SIDECAR_DEFAULT: &str = "sidecar-default";
 
-/// Validated policies.
-#[derive(Clone, Debug)]
+/// Validated policies, compiled; cheap to clone.
+#[derive(Clone)]
 pub struct Policies {
     /// By name.
-    pub(super) policies: Vec<Arc<Policy>>,
+    pub(super) policies: Arc<[Arc<Policy>]>,
+    pub(super) index: Arc<Index>,
     hash: Arc<str>,
 }
 
@@ -105,7 +107,7 @@ impl Policies {
     /// No policies: everything is denied.
     #[must_use]
     pub fn empty() -> Self {
-        Self { policies: Vec::new(), hash: hash(&mut []) }
+        Self { policies: [].into(), index: Arc::default(), hash: hash(&mut []) }
     }
 
     /// What a sidecar without policies allows: its own service account may do
@@ -134,13 +136,19 @@ impl Policies {
             },
         };
         let content = format!("{SIDECAR_DEFAULT} {account}");
-        Self { policies: vec![Arc::new(policy)], hash: hash(&mut [&content]) }
+        Self::assemble(vec![Arc::new(policy)], hash(&mut [&content])).expect("one rule is not many")
     }
 
     /// Policies that were read one by one, in the order of their names.
     #[cfg(test)]
     pub(super) fn of(policies: Vec<Arc<Policy>>) -> Self {
-        Self { policies, hash: hash(&mut []) }
+        Self::assemble(policies, hash(&mut [])).expect("few rules")
+    }
+
+    /// Compiles policies that are in the order of their names.
+    fn assemble(policies: Vec<Arc<Policy>>, hash: Arc<str>) -> Result<Self, Vec<PolicyProblem>> {
+        let index = Arc::new(Index::build(&policies)?);
+        Ok(Self { policies: policies.into(), index, hash })
     }
 
     /// Validates the texts of files; no I/O.
@@ -198,7 +206,16 @@ impl Policies {
             return Err(LoadFailure { problems, denied });
         }
         let mut contents: Vec<&str> = files.iter().map(|(_, text)| text.as_str()).collect();
-        Ok(Self { policies, hash: hash(&mut contents) })
+        let deniers: Vec<_> =
+            policies.iter().filter(|policy| !policy.allow && !policy.audit).cloned().collect();
+        Self::assemble(policies, hash(&mut contents)).map_err(|problems| {
+            let refused = |policy: &&Arc<Policy>| {
+                problems.iter().any(|problem| problem.policy.as_deref() == Some(&*policy.name))
+            };
+            let denied = deniers.iter().filter(refused);
+            let denied = denied.map(|policy| Subjects(policy.from.clone())).collect();
+            LoadFailure { problems, denied }
+        })
     }
 
     /// A hash of the content: equal on replicas that hold the same files,
@@ -241,6 +258,15 @@ impl Policies {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.policies.is_empty()
+    }
+}
+
+impl fmt::Debug for Policies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policies")
+            .field("policies", &self.policies.len())
+            .field("hash", &self.hash)
+            .finish_non_exhaustive()
     }
 }
 

@@ -133,6 +133,11 @@ impl Template {
         check(&(sample + tail))
     }
 
+    /// Whether only some principals can fill in every placeholder.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Value(value) if value.guarded))
+    }
+
     /// As stores that ignore case see it.
     pub(super) fn to_lower_case(&self) -> Self {
         let parts = self.parts.iter().map(|part| match part {

@@ -31,6 +31,16 @@ impl<V: Default> PrefixMap<V> {
 }
 
 impl<V> PrefixMap<V> {
+    /// The same prefixes with other values.
+    pub(super) fn map<W>(self, mut map: impl FnMut(V) -> W) -> PrefixMap<W> {
+        let values = self.values.into_iter().map(|(prefix, value)| (prefix, map(value)));
+        PrefixMap { values: values.collect(), lengths: self.lengths }
+    }
+
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.values.values_mut()
+    }
+
     /// The values of all prefixes of `text`, with what follows the prefix.
     pub(super) fn matches<'m, 't>(
         &'m self,

@@ -1,26 +1,57 @@
 //! Which rules could match a secret's name.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use super::{Entry, prefix_map::PrefixMap};
+use super::{
+    build::{Crowded, Placed, Tables},
+    leaf::{Effect, Entry, Leaf},
+    map::Map,
+    prefix_map::PrefixMap,
+    trie::Trie,
+};
 use crate::{
     identity::Principal,
     policy::{
         request::Verb,
-        rule::{SecretRule, Shape},
-        template::{Part, Placeholder, Template},
+        rule::{Pattern, SecretRule, Shape, Verbs},
+        template::{Part, Placeholder, SEPARATORS, Template},
     },
 };
 
-/// The secrets of one bucket.
+/// The secrets of one set of subjects.
 #[derive(Default)]
 pub(super) struct SecretIndex {
-    any: Vec<Entry>,
-    exact: HashMap<Arc<str>, Vec<Entry>>,
-    prefixes: PrefixMap<Vec<Entry>>,
+    any: Leaf<SecretEntry>,
+    exact: Map<Arc<str>, Leaf<SecretEntry>>,
+    prefixes: Trie<SecretEntry>,
     templates: Option<Box<Branch>>,
     /// What decides whether there is anything to list or create.
-    collections: Vec<Entry>,
+    collections: Leaf<CollectionEntry>,
+}
+
+/// A rule for one spelling of names. Numbers are those of [`Tables`]; 0 asks nothing.
+#[derive(Clone, Copy)]
+pub(super) struct SecretEntry {
+    pub(super) slot: u32,
+    pub(super) condition: u32,
+    pub(super) backends: u32,
+    /// Fields and destinations, which are asked of the rule itself.
+    pub(super) residue: u32,
+    weight: u32,
+    pub(super) verbs: Verbs,
+    pub(super) effect: Effect,
+}
+
+/// A rule about listing or creating as such.
+#[derive(Clone, Copy)]
+pub(super) struct CollectionEntry {
+    pub(super) slot: u32,
+    pub(super) condition: u32,
+    pub(super) verbs: Verbs,
+    pub(super) effect: Effect,
+    /// Whether only some principals can fill in any of the rule's templates: the rule is
+    /// asked then.
+    pub(super) guarded: bool,
 }
 
 /// A node of the trie of templates. Placeholders are edges of their own,
@@ -29,42 +60,58 @@ pub(super) struct SecretIndex {
 struct Branch {
     literals: PrefixMap<Branch>,
     values: [Option<Box<Branch>>; Placeholder::SLOTS],
-    exact: Vec<Entry>,
-    prefix: Vec<Entry>,
+    exact: Leaf<SecretEntry>,
+    prefix: Leaf<SecretEntry>,
 }
 
 // === impl SecretIndex ===
 
 impl SecretIndex {
-    pub(super) fn insert(&mut self, entry: Entry, allow: bool, rule: &SecretRule) {
-        for (number, pattern) in (0..).zip(&rule.patterns) {
-            self.insert_shape(Entry { pattern: number, ..entry }, &pattern.shape);
+    pub(super) fn insert(&mut self, placed: Placed, rule: &SecretRule, tables: &mut Tables) {
+        let Placed { slot, condition, effect } = placed;
+        let residue = tables.residue(rule);
+        let residue_weight = if residue == 0 { 0 } else { rule.residue_weight() };
+        for Pattern { shape, backends } in &rule.patterns {
+            let listed = backends.as_ref().map_or(0, |backends| backends.len());
+            let weight = usize::from(condition != 0) + residue_weight + listed;
+            let entry = SecretEntry {
+                slot,
+                condition,
+                backends: tables.backends(backends.as_ref()),
+                residue,
+                weight: u32::try_from(weight).unwrap_or(u32::MAX),
+                verbs: rule.verbs,
+                effect,
+            };
+            self.leaf(shape).push(entry);
         }
         // A collection has no field: a rule about fields never allows one, and
         // only a Deny of every name in every backend denies one.
-        let collections = rule.verbs.contains(Verb::List) || rule.verbs.contains(Verb::Create);
-        let every = |shape: &Shape| matches!(shape, Shape::Any);
-        let covers = match allow {
+        let verbs: Verbs =
+            rule.verbs.iter().filter(|verb| matches!(verb, Verb::List | Verb::Create)).collect();
+        let covers = match effect.allow {
             true => rule.fields.is_empty(),
             false => {
-                rule.backends.is_none() && rule.patterns.iter().any(|pattern| every(&pattern.shape))
+                let every = |pattern: &Pattern| matches!(pattern.shape, Shape::Any);
+                rule.backends.is_none() && rule.patterns.iter().any(every)
             }
         };
-        if collections && covers {
-            self.collections.push(entry);
+        if verbs != Verbs::default() && covers {
+            let guarded = rule.patterns.iter().all(Pattern::is_guarded);
+            self.collections.push(CollectionEntry { slot, condition, verbs, effect, guarded });
         }
     }
 
-    fn insert_shape(&mut self, entry: Entry, shape: &Shape) {
+    fn leaf(&mut self, shape: &Shape) -> &mut Leaf<SecretEntry> {
         match shape {
-            Shape::Any => self.any.push(entry),
+            Shape::Any => &mut self.any,
             Shape::Exact(template) => match template.literal() {
-                Some(name) => self.exact.entry(name.into()).or_default().push(entry),
-                None => self.branch(template).exact.push(entry),
+                Some(name) => self.exact.entry(name),
+                None => &mut self.branch(template).exact,
             },
             Shape::Prefix(template) => match template.literal() {
-                Some(prefix) => self.prefixes.entry(&prefix.into()).push(entry),
-                None => self.branch(template).prefix.push(entry),
+                Some(prefix) => self.prefixes.leaf(prefix, &SEPARATORS),
+                None => &mut self.branch(template).prefix,
             },
         }
     }
@@ -81,19 +128,39 @@ impl SecretIndex {
         )
     }
 
+    /// Drops what never decides; refuses what would make decisions slow.
+    pub(super) fn settle(&mut self) -> Result<(), Crowded> {
+        let any = self.any.settle(0)?;
+        self.exact.shrink();
+        for leaf in self.exact.values_mut() {
+            leaf.settle(any)?;
+        }
+        self.prefixes.settle(any)?;
+        if let Some(templates) = &mut self.templates {
+            templates.settle(any)?;
+        }
+        self.collections.settle(0).map(drop)
+    }
+
     /// Calls `found` with every rule whose names or prefixes match.
-    pub(super) fn visit(&self, principal: &Principal, name: &str, found: &mut impl FnMut(Entry)) {
-        let exact = self.exact.get(name).into_iter();
-        let prefixes = self.prefixes.matches(name).map(|(_, entries)| entries);
-        let literal = std::iter::once(&self.any).chain(exact).chain(prefixes);
-        literal.flatten().copied().for_each(&mut *found);
+    pub(super) fn visit(
+        &self,
+        principal: &Principal,
+        name: &str,
+        found: &mut impl FnMut(&SecretEntry),
+    ) {
+        self.any.iter().for_each(&mut *found);
+        if let Some(leaf) = self.exact.get(name) {
+            leaf.iter().for_each(&mut *found);
+        }
+        self.prefixes.visit(name, &SEPARATORS, found);
         if let Some(templates) = &self.templates {
             templates.visit(principal, name, found);
         }
     }
 
     /// Rules that allow or deny listing or creating as such.
-    pub(super) fn collections(&self) -> &[Entry] {
+    pub(super) fn collections(&self) -> &Leaf<CollectionEntry> {
         &self.collections
     }
 }
@@ -101,10 +168,17 @@ impl SecretIndex {
 // === impl Branch ===
 
 impl Branch {
-    fn visit(&self, principal: &Principal, rest: &str, found: &mut impl FnMut(Entry)) {
-        self.prefix.iter().copied().for_each(&mut *found);
+    fn settle(&mut self, before: usize) -> Result<(), Crowded> {
+        let prefix = self.prefix.settle(before)?;
+        self.exact.settle(prefix)?;
+        let values = self.values.iter_mut().flatten().map(|branch| &mut **branch);
+        self.literals.values_mut().chain(values).try_for_each(|branch| branch.settle(prefix))
+    }
+
+    fn visit(&self, principal: &Principal, rest: &str, found: &mut impl FnMut(&SecretEntry)) {
+        self.prefix.iter().for_each(&mut *found);
         if rest.is_empty() {
-            self.exact.iter().copied().for_each(&mut *found);
+            self.exact.iter().for_each(&mut *found);
             return;
         }
         for (rest, branch) in self.literals.matches(rest) {
@@ -118,5 +192,55 @@ impl Branch {
                 branch.visit(principal, rest, found);
             }
         }
+    }
+}
+
+// === impl SecretEntry ===
+
+impl Entry for SecretEntry {
+    fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    fn effect(&self) -> Effect {
+        self.effect
+    }
+
+    fn verbs(&self) -> Verbs {
+        self.verbs
+    }
+
+    fn asks(&self) -> [u32; 3] {
+        [self.condition, self.backends, self.residue]
+    }
+
+    fn weight(&self) -> usize {
+        self.weight as usize
+    }
+}
+
+// === impl CollectionEntry ===
+
+impl Entry for CollectionEntry {
+    fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    fn effect(&self) -> Effect {
+        self.effect
+    }
+
+    fn verbs(&self) -> Verbs {
+        self.verbs
+    }
+
+    fn asks(&self) -> [u32; 3] {
+        // What templates ask differs from rule to rule.
+        let guard = if self.guarded { self.slot + 1 } else { 0 };
+        [self.condition, guard, 0]
+    }
+
+    fn weight(&self) -> usize {
+        usize::from(self.condition != 0) + usize::from(self.guarded)
     }
 }

@@ -37,8 +37,9 @@ pub(super) fn keys(target: &Target) -> usize {
     match target {
         Target::Secrets(rule) => rule.patterns.len(),
         Target::Http(rule) => {
-            let ends = rule.destinations.len().max(rule.hosts.listed().len()).max(1);
-            ends.saturating_mul(rule.paths.listed().len().max(1))
+            let lists =
+                [rule.destinations.len(), rule.hosts.listed().len(), rule.paths.listed().len()];
+            lists.into_iter().fold(1, |keys, list| keys.saturating_mul(list.max(1)))
         }
     }
 }

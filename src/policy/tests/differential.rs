@@ -45,11 +45,11 @@ fn compile(mut policies: Vec<Value>, catalog: &Catalog) -> (Vec<Value>, Arc<Poli
     let mut number = 3;
     let file: Arc<Path> = Path::new("p").into();
     policies.retain_mut(|policy| {
-        number = (number + 5) % 7;
-        policy["metadata"] = json!({"name": format!("p{number}")});
+        number = (number + 5) % 97;
+        policy["metadata"] = json!({"name": format!("p{number:02}")});
         let document = schema::read(&tree(policy), &file, catalog, &mut Vec::new());
         read.extend(document.policy.map(Arc::new));
-        read.last().is_some_and(|last| *last.name == format!("p{number}"))
+        read.last().is_some_and(|last| *last.name == format!("p{number:02}"))
     });
     read.sort_by(|a, b| a.name.cmp(&b.name));
     (policies, Arc::new(PolicySet::compile(&Policies::of(read), 0)))
@@ -138,6 +138,21 @@ proptest! {
         policies in vec(policy(), 1..6),
         callers in vec(caller(), 4),
         requests in vec(request(&catalog()), 6),
+    ) {
+        let (policies, set) = compile(policies, &catalog());
+        compare_all(&policies, &set, &callers, &requests)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// So many that most say what others say already.
+    #[test]
+    fn rules_that_are_left_out_never_decided(
+        policies in vec(policy(), 30..60),
+        callers in vec(caller(), 4),
+        requests in vec(request(&catalog()), 8),
     ) {
         let (policies, set) = compile(policies, &catalog());
         compare_all(&policies, &set, &callers, &requests)?;

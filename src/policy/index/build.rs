@@ -1,0 +1,234 @@
+//! From policies to the index: rules are gathered by subject, and subjects for which the same
+//! is said share what was compiled.
+
+use std::{
+    collections::{HashMap, hash_map::Entry as MapEntry},
+    hash::Hash,
+    sync::Arc,
+};
+
+use super::{
+    Bucket, Index, Rule, Targets,
+    condition::Condition,
+    leaf::{Effect, MAX_WEIGHT},
+    subjects::SubjectMap,
+};
+use crate::{
+    policy::{
+        problem::PolicyProblem,
+        rule::{Among, DestinationRule, FieldPath, Policy, SecretRule, Target},
+    },
+    secret::BackendName,
+};
+
+/// Too many rules that have to be compared one by one meet at one place.
+#[derive(Debug)]
+pub(super) struct Crowded {
+    /// The rule that was one too many, among those of its subjects.
+    pub(super) slot: u32,
+}
+
+/// A rule among those of some subjects.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Placed {
+    pub(super) slot: u32,
+    pub(super) condition: u32,
+    pub(super) effect: Effect,
+}
+
+/// What entries refer to by number; 0 is none.
+#[derive(Default)]
+pub(super) struct Tables {
+    conditions: Interner<Condition>,
+    backends: Interner<Arc<[BackendName]>>,
+    methods: Interner<Vec<Arc<str>>>,
+    residues: Interner<(Vec<FieldPath>, Vec<DestinationRule>)>,
+}
+
+/// Numbers for values: equal values get equal numbers, from 1.
+struct Interner<T>(HashMap<T, u32>);
+
+/// A rule as one subject has it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Draft {
+    rule: u32,
+    condition: u32,
+}
+
+/// What one slot of some subjects says. Subjects with equal lists share their targets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Said {
+    /// Equal for equal targets.
+    target: u32,
+    condition: u32,
+    effect: Effect,
+}
+
+struct Builder {
+    rules: Vec<Rule>,
+    /// For each rule, the number of its target.
+    targets: Vec<u32>,
+    tables: Tables,
+    shared: HashMap<Box<[Said]>, Arc<Targets>>,
+    crowded: Vec<PolicyProblem>,
+}
+
+impl Index {
+    /// Compiles policies, which are in the order of their names.
+    ///
+    /// # Errors
+    /// Rules that would make decisions slow.
+    pub(in crate::policy) fn build(policies: &[Arc<Policy>]) -> Result<Self, Vec<PolicyProblem>> {
+        let mut targets = Interner::default();
+        let mut builder = Builder {
+            rules: Vec::new(),
+            targets: Vec::new(),
+            tables: Tables::default(),
+            shared: HashMap::new(),
+            crowded: Vec::new(),
+        };
+        let mut drafts = SubjectMap::<Vec<Draft>>::default();
+        for policy in policies {
+            let first = number(builder.rules.len());
+            for (position, target) in policy.to.iter().enumerate() {
+                builder.rules.push(Rule { policy: policy.clone(), position });
+                builder.targets.push(targets.number(target));
+            }
+            let rules = first..number(builder.rules.len());
+            for from in policy.from.iter() {
+                drafts.fill(from, |place, condition| {
+                    let condition = builder.tables.condition(condition);
+                    place.extend(rules.clone().map(|rule| Draft { rule, condition }));
+                });
+            }
+        }
+        let subjects = drafts.map(|drafts| builder.bucket(drafts));
+        let Builder { mut rules, tables, crowded, .. } = builder;
+        if !crowded.is_empty() {
+            return Err(crowded);
+        }
+        rules.shrink_to_fit();
+        let Tables { conditions, backends, methods, .. } = tables;
+        Ok(Self {
+            rules,
+            subjects,
+            conditions: conditions.into_values(),
+            backends: backends.into_values(),
+            methods: methods.into_values(),
+        })
+    }
+}
+
+fn number(len: usize) -> u32 {
+    u32::try_from(len).expect("policies are far fewer than their bytes, of which few fit in files")
+}
+
+// === impl Builder ===
+
+impl Builder {
+    fn bucket(&mut self, mut drafts: Vec<Draft>) -> Bucket {
+        // Several subject entries of one policy may lead to one rule.
+        drafts.sort_unstable();
+        drafts.dedup();
+        let said = |draft: &Draft| Said {
+            target: self.targets[draft.rule as usize],
+            condition: draft.condition,
+            effect: Effect::from(&*self.rules[draft.rule as usize].policy),
+        };
+        let key: Box<[Said]> = drafts.iter().map(said).collect();
+        let targets = match self.shared.entry(key) {
+            MapEntry::Occupied(same) => same.get().clone(),
+            MapEntry::Vacant(new) => {
+                let mut targets = Targets::default();
+                for (slot, (draft, said)) in (0..).zip(drafts.iter().zip(new.key())) {
+                    let placed = Placed { slot, condition: said.condition, effect: said.effect };
+                    match self.rules[draft.rule as usize].target() {
+                        Target::Secrets(rule) => {
+                            let secrets = targets.secrets.get_or_insert_default();
+                            secrets.insert(placed, rule, &mut self.tables);
+                        }
+                        Target::Http(rule) => {
+                            let http = targets.http.get_or_insert_default();
+                            http.insert(placed, rule, &mut self.tables);
+                        }
+                    }
+                }
+                if let Err(Crowded { slot }) = targets.settle() {
+                    let rule = &self.rules[drafts[slot as usize].rule as usize];
+                    self.crowded.push(crowded(rule));
+                }
+                new.insert(Arc::new(targets)).clone()
+            }
+        };
+        Bucket { rules: drafts.iter().map(|draft| draft.rule).collect(), targets }
+    }
+}
+
+fn crowded(rule: &Rule) -> PolicyProblem {
+    let Rule { policy, position } = rule;
+    PolicyProblem {
+        file: policy.origin.file.to_path_buf(),
+        line: policy.origin.to.get(*position).copied().unwrap_or(policy.origin.line),
+        policy: Some(policy.name.to_string()),
+        key: format!("spec.to[{position}]"),
+        message: format!(
+            "is one rule too many at its names or paths: a decision would have to compare more \
+             than {MAX_WEIGHT} conditions (proofs, exceptions, backends, fields, destinations, \
+             methods, audit mode) of rules that meet there; say the same with fewer"
+        ),
+    }
+}
+
+// === impl Tables ===
+
+impl Tables {
+    fn condition(&mut self, condition: Condition) -> u32 {
+        if condition.is_empty() { 0 } else { self.conditions.number(condition) }
+    }
+
+    pub(super) fn backends(&mut self, backends: Option<&Arc<[BackendName]>>) -> u32 {
+        backends.map_or(0, |backends| self.backends.number(backends.clone()))
+    }
+
+    pub(super) fn methods(&mut self, methods: &Among<Arc<str>>) -> u32 {
+        match methods {
+            Among::OneOf(methods) => {
+                let mut methods = methods.clone();
+                methods.sort_unstable();
+                self.methods.number(methods)
+            }
+            // Every request has a method.
+            Among::Unset | Among::Any => 0,
+        }
+    }
+
+    pub(super) fn residue(&mut self, rule: &SecretRule) -> u32 {
+        let SecretRule { fields, destinations, .. } = rule;
+        match fields.is_empty() && destinations.is_empty() {
+            true => 0,
+            false => self.residues.number((fields.clone(), destinations.clone())),
+        }
+    }
+}
+
+// === impl Interner ===
+
+impl<T> Default for Interner<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T: Eq + Hash> Interner<T> {
+    fn number(&mut self, value: T) -> u32 {
+        let next = number(self.0.len() + 1);
+        *self.0.entry(value).or_insert(next)
+    }
+
+    /// The values in the order of their numbers, the first at 0.
+    fn into_values(self) -> Box<[T]> {
+        let mut values: Vec<_> = self.0.into_iter().collect();
+        values.sort_unstable_by_key(|(_, number)| *number);
+        values.into_iter().map(|(value, _)| value).collect()
+    }
+}

@@ -1,0 +1,201 @@
+//! Sets that are made to be slow, or large.
+
+use std::{fmt::Write, path::PathBuf, sync::Arc, thread};
+
+use super::{Index, leaf::MAX_WEIGHT};
+use crate::{
+    identity::Principal,
+    policy::{
+        HttpRequest, LoadFailure, Policies, PolicySet, Reason, Verb,
+        request::canonical_path,
+        tests::{catalog, principal},
+    },
+};
+
+/// `effect | from | to` lines as policies `p00000`, `p00001`, …, a line of the file each.
+fn load(lines: impl IntoIterator<Item = String>) -> Result<Policies, LoadFailure> {
+    let mut text = String::new();
+    for (n, line) in lines.into_iter().enumerate() {
+        let [effect, from, to] =
+            line.split(" | ").collect::<Vec<_>>().try_into().expect("three parts");
+        let (effect, mode) = effect.split_once(' ').unwrap_or((effect, "Enforce"));
+        let _ = writeln!(
+            text,
+            "--- {{apiVersion: vaultmux.dev/v1alpha1, kind: AccessPolicy, metadata: {{name: \
+             p{n:05}}}, spec: {{effect: {effect}, mode: {mode}, from: [{{{from}}}], to: [{{{to}}}]}}}}"
+        );
+    }
+    Policies::parse(&[(PathBuf::from("p.yaml"), text)], &catalog())
+}
+
+fn loaded(lines: impl IntoIterator<Item = String>) -> Policies {
+    load(lines).map_err(|failure| failure.to_string()).expect("valid policies")
+}
+
+fn who() -> Principal {
+    principal("td", "a/x", true)
+}
+
+/// How many rules a decision about this name looks at.
+fn looked_at(index: &Index, name: &str) -> usize {
+    let who = who();
+    let mut count = 0;
+    for bucket in index.subjects.of(&who) {
+        if let Some(secrets) = &bucket.targets.secrets {
+            secrets.visit(&who, name, &mut |_| count += 1);
+        }
+    }
+    count
+}
+
+fn get(policies: &Policies, name: &str) -> Result<(String, u64), Reason> {
+    let set = Arc::new(PolicySet::compile(policies, 1));
+    let secret = catalog().parse_reference(&format!("secret://aws/{name}")).expect("valid");
+    let permit = set.authorize(&who(), Verb::Get, &secret).map_err(|denial| denial.reason)?;
+    let decision = permit.decision();
+    Ok((decision.policy.as_deref().expect("a rule").to_owned(), decision.generation))
+}
+
+#[test]
+fn rules_that_say_the_same_are_looked_at_once() {
+    let same = "Allow | namespaces: ['*'] | secrets: {prefixes: [shared/], verbs: [get]}";
+    let verbs = "Allow | namespaces: ['*'] | secrets: {prefixes: [shared/], verbs: [get, list]}";
+    let mut lines = vec![same.to_owned(); 1000];
+    lines.extend(vec![verbs.to_owned(); 1000]);
+    let policies = loaded(lines);
+    assert_eq!(looked_at(&policies.index, "shared/k"), 2);
+    assert_eq!(get(&policies, "shared/k"), Ok(("p00000".to_owned(), 1)));
+}
+
+#[test]
+fn rules_on_one_chain_of_prefixes_are_looked_at_by_depth() {
+    let prefix = |n: usize| "a/".repeat(n % 50 + 1);
+    let lines = (0..2000).map(|n| {
+        format!(
+            "Allow | namespaces: ['*'] | secrets: {{prefixes: ['{}'], verbs: [get]}}",
+            prefix(n)
+        )
+    });
+    let policies = loaded(lines);
+    let name = format!("{}k", "a/".repeat(50));
+    assert_eq!(looked_at(&policies.index, &name), 50);
+    assert_eq!(looked_at(&policies.index, "b/k"), 0);
+    assert_eq!(get(&policies, "a/a/k"), Ok(("p00000".to_owned(), 1)));
+}
+
+#[test]
+fn paths_as_long_as_allowed_are_decided_on_a_small_stack() {
+    let path = |depth: usize| "/".to_owned() + &"a/".repeat(depth);
+    let deepest = 4000;
+    let lines = (1..=deepest)
+        .step_by(8)
+        .map(|depth| format!("Allow | namespaces: ['*'] | http: {{paths: ['{}']}}", path(depth)));
+    let deny = format!("Deny | namespaces: ['*'] | http: {{paths: ['{}']}}", path(deepest));
+    let lines: Vec<_> = lines.chain([deny]).collect();
+    let decide = move || {
+        let policies = loaded(lines);
+        let set = PolicySet::compile(&policies, 1);
+        let ask = |path: &str| {
+            assert_eq!(canonical_path(path), Ok(path));
+            let request = HttpRequest::new("GET", "h", path, None).expect("canonical");
+            set.authorize_http(&who(), &request).map(drop).map_err(|denial| denial.reason)
+        };
+        assert_eq!(ask(&(path(deepest - 1) + "k")), Ok(()));
+        assert_eq!(ask(&(path(deepest) + "k")), Err(Reason::DeniedByPolicy));
+    };
+    let thread = thread::Builder::new().stack_size(512 << 10).spawn(decide);
+    thread.expect("a thread").join().expect("no overflow");
+}
+
+#[test]
+fn namespaces_of_which_the_same_is_said_share_it() {
+    let own = (0..2).map(|n| {
+        format!(
+            "Allow | namespaces: [n{n}], except: {{serviceAccounts: [n{n}/default, m/x]}} | \
+             secrets: {{prefixes: ['{{namespace}}/'], verbs: [get]}}"
+        )
+    });
+    let targets = |policies: &Policies, n: usize| {
+        let who = principal("td", &format!("n{n}/x"), true);
+        let targets = policies.index.subjects.of(&who).nth(1).map(|bucket| bucket.targets.clone());
+        targets.expect("a bucket")
+    };
+    let policies = loaded(own);
+    // What is excepted differs, so these do not share.
+    assert!(!Arc::ptr_eq(&targets(&policies, 0), &targets(&policies, 1)));
+    let plain = (0..200).map(|n| {
+        format!(
+            "Allow | namespaces: [n{n}] | secrets: {{prefixes: ['{{namespace}}/'], verbs: [get]}}"
+        )
+    });
+    let policies = loaded(plain);
+    let first = targets(&policies, 0);
+    assert!((1..200).all(|n| Arc::ptr_eq(&first, &targets(&policies, n))));
+}
+
+#[test]
+fn rules_that_would_make_decisions_slow_are_refused_where_they_stand() {
+    let list = |letter: char, n: usize, len: usize| {
+        (0..len).map(|m| format!("{letter}{n}x{m}")).collect::<Vec<_>>().join(", ")
+    };
+    // Each rule weighs 64: what it lists, and its condition, destination or audit mode.
+    type Line<'a> = &'a dyn Fn(usize) -> String;
+    let uses: Line<'_> = &|n| {
+        let clusters = list('c', n, 63);
+        let uses = "secrets: {names: [k], verbs: [use], destinations:";
+        format!("Allow | namespaces: ['*'] | {uses} [{{clusters: [{clusters}]}}]}}")
+    };
+    let denies: Line<'_> = &|n| {
+        let target =
+            format!("secrets: {{names: [k], verbs: [get], fields: [{}]}}", list('f', n, 63));
+        format!("Deny | namespaces: ['*'], except: {{namespaces: [n{n}]}} | {target}")
+    };
+    let audits: Line<'_> = &|n| {
+        let target =
+            format!("secrets: {{prefixes: [k/], verbs: [get], fields: [{}]}}", list('f', n, 63));
+        format!("Deny Audit | namespaces: ['*'] | {target}")
+    };
+    let methods: Line<'_> = &|n| {
+        format!(
+            "Allow | namespaces: [a] | http: {{methods: [{}], destinations: [a/b]}}",
+            list('M', n, 64)
+        )
+    };
+    let anything: Line<'_> = &|n| {
+        let target =
+            format!("secrets: {{names: ['*'], verbs: [get], fields: [{}]}}", list('f', n, 64));
+        format!("Allow | namespaces: ['*'] | {target}")
+    };
+    let templates: Line<'_> = &|n| {
+        let names = "names: ['{namespace}/k']";
+        format!(
+            "Allow | namespaces: ['*'] | secrets: {{{names}, verbs: [get], fields: [{}]}}",
+            list('f', n, 64)
+        )
+    };
+    let fit = MAX_WEIGHT / 64;
+    for (line, denied) in
+        [(uses, 0), (denies, 1), (audits, 0), (methods, 0), (anything, 0), (templates, 0)]
+    {
+        assert!(load((0..fit).map(line)).is_ok(), "{}", line(0));
+        let failure = load((0..=fit).map(line)).expect_err("one too many");
+        let shown = failure.to_string();
+        assert_eq!(failure.problems.len(), 1, "{shown}");
+        let place = format!("p.yaml:{}: policy \"p{fit:05}\": spec.to[0]: is one rule", fit + 1);
+        assert!(shown.starts_with(&place), "{shown}");
+        // A Deny that is left out denies its subjects.
+        assert_eq!(failure.denied.len(), denied, "{shown}");
+    }
+}
+
+#[test]
+fn what_prefixes_of_one_another_ask_adds_up() {
+    let rule = |n: usize| {
+        let prefix = "a/".repeat(n % 32 + 1);
+        let fields = (0..64).map(|m| format!("f{n}x{m}")).collect::<Vec<_>>().join(", ");
+        let target = format!("prefixes: ['{prefix}'], verbs: [get], fields: [{fields}]");
+        format!("Allow | namespaces: ['*'] | secrets: {{{target}}}")
+    };
+    assert!(load((0..MAX_WEIGHT / 64).map(rule)).is_ok());
+    assert!(load((0..=MAX_WEIGHT / 64).map(rule)).is_err());
+}
