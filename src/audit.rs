@@ -38,8 +38,9 @@ pub struct AuditSettings {
 }
 
 /// Which decisions are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 pub enum Decisions {
     /// Every one.
     #[default]

@@ -1,4 +1,4 @@
-//! Commands: `serve`, `check`, `can-i`, `plugin test`.
+//! Commands: `serve`, `check`, `can-i`, `schema`, `plugin test`.
 //!
 //! Exit codes: 0 done or yes, 1 a negative answer, 2 usage or input that cannot
 //! be used. Answers go to standard output, everything else to standard error.
@@ -7,6 +7,7 @@ mod can_i;
 mod check;
 #[cfg(feature = "plugin")]
 mod plugin;
+mod schema;
 
 use std::{
     io::Write,
@@ -56,6 +57,9 @@ Examples:
       --cluster 'outbound|443||api.stripe.com' --host api.stripe.com --config vaultmux.yaml
   vaultmux-mesh can-i payments/api POST http://orders.shop/orders/ --config vaultmux.yaml")]
     CanI(Box<can_i::CanI>),
+    /// Print a JSON Schema, for editors to complete files from.
+    #[command(after_help = SCHEMA_HELP)]
+    Schema(schema::Schema),
     /// Work with plugins: stores behind a unix socket.
     #[cfg(feature = "plugin")]
     #[command(subcommand)]
@@ -74,6 +78,25 @@ Environment, as vaultmux-server reads it (used when --config is not given):
   AWS_REGION        region of the store
   AWS_ENDPOINT      another endpoint than the region's own
   PORT              REST port on 127.0.0.1; 8080 if unset";
+
+const SCHEMA_HELP: &str = "\
+A schema is draft-07 of JSON Schema, and of one YAML document. It cannot say everything: `check`
+does, in CI above all.
+
+Exit codes: 0 printed, 2 no such schema.
+
+Examples:
+  vaultmux-mesh schema policy > access-policy.json
+  vaultmux-mesh schema config > config.json
+
+In VS Code, with the YAML extension, in .vscode/settings.json:
+  \"yaml.schemas\": {
+    \"./access-policy.json\": \"policies/*.yaml\",
+    \"./config.json\": \"vaultmux.yaml\"
+  }
+
+In any editor with the YAML language server, as the file's first line:
+  # yaml-language-server: $schema=./access-policy.json";
 
 #[derive(Debug, Args)]
 struct Serve {
@@ -114,6 +137,7 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
             Command::CanI(question) => question.run(),
+            Command::Schema(schema) => Ok(schema.run()),
             #[cfg(feature = "plugin")]
             Command::Plugin(plugin) => plugin.run(),
         };

@@ -13,6 +13,7 @@ mod file;
 mod identity;
 mod listener;
 mod resolver;
+mod schema;
 mod value;
 
 use std::{
@@ -28,6 +29,7 @@ pub use self::{
     ext_proc::ExtProcConfig,
     identity::{GrantConfig, IdentityConfig},
     listener::{Address, ClientCa, ListenerConfig, Listeners, TlsConfig},
+    schema::json_schema,
 };
 use crate::{
     audit::AuditSettings,
@@ -40,8 +42,9 @@ use crate::{
 };
 
 /// How much the surroundings are trusted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 pub enum Mode {
     /// Shared by many workloads: default deny, cloud stores only.
     #[default]
@@ -112,8 +115,9 @@ pub struct LogConfig {
 }
 
 /// The form of a log line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 pub enum LogFormat {
     /// One JSON object a line.
     #[default]

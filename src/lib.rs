@@ -32,6 +32,7 @@ mod fixture;
 // below all layers
 pub mod apiserver;
 mod flight;
+mod json_schema;
 pub mod metrics;
 pub mod net;
 pub mod readiness;

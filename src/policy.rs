@@ -6,6 +6,7 @@
 //! satisfies a Deny. Uses [`crate::identity`] and [`crate::secret`].
 
 mod decision;
+mod document;
 mod explain;
 mod index;
 mod problem;
@@ -21,6 +22,7 @@ mod yaml;
 use std::{fmt, sync::Arc};
 
 pub use decision::{AuditMatch, Decision, DecisionId, Denial, Generation, Reason};
+pub use document::json_schema;
 pub use explain::{Explanation, NearMiss};
 pub use problem::{LoadFailure, PolicyProblem, Subjects};
 pub use request::{

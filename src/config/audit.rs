@@ -1,18 +1,25 @@
 //! Where decisions are written, and which.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{
     error::{ConfigError, line},
+    schema,
     value::Context,
 };
 use crate::audit::{AuditSettings, Decisions, Sink};
 
-#[derive(Deserialize)]
+/// A stream of all decisions, one JSON object a line.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Audit")]
 pub(super) struct AuditFile {
+    /// Where it goes: `stdout`, or `file:<path>`, which is added to.
+    #[schemars(with = "schema::Sink")]
     sink: Spanned<String>,
+    /// Which decisions are written; `all` by default.
     #[serde(default)]
     decisions: Decisions,
 }

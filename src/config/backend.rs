@@ -15,6 +15,7 @@ mod vault;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
     de::{self, Visitor},
@@ -22,7 +23,7 @@ use serde::{
 
 #[cfg(feature = "plugin")]
 pub(super) use self::plugin::PluginsFile;
-use super::{Mode, value::Context};
+use super::{Mode, schema::by_type, value::Context};
 use crate::secret::{NameEncoding, NameGrammar, SecretName, SecretValue};
 
 /// What is needed to open a store.
@@ -62,26 +63,38 @@ pub enum BackendSettings {
 #[derive(Clone, Debug)]
 pub struct ConfiguredSecret(SecretValue);
 
-#[derive(Deserialize)]
+/// A store, and how it is reached. Which keys there are depends on its `type`.
+#[derive(Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[schemars(rename = "Backend", transform = by_type)]
 pub(super) enum BackendFile {
+    /// Secrets in the service's memory; in development mode only.
     Memory {
+        /// What it holds at start: values by name.
         #[serde(default)]
         secrets: BTreeMap<String, ConfiguredSecret>,
     },
+    /// A file for each secret; in development mode only.
     File {
+        /// The directory.
         path: PathBuf,
     },
+    /// AWS Secrets Manager.
     #[cfg(feature = "aws")]
     AwsSecretsManager(aws::AwsFile),
+    /// Azure Key Vault.
     #[cfg(feature = "azure")]
     AzureKeyVault(azure::AzureFile),
+    /// GCP Secret Manager.
     #[cfg(feature = "gcp")]
     GcpSecretManager(gcp::GcpFile),
+    /// Secrets of a Kubernetes cluster.
     #[cfg(feature = "kubernetes")]
     KubernetesSecrets(kubernetes::KubernetesFile),
+    /// A store in another process, behind a unix socket.
     #[cfg(feature = "plugin")]
     Plugin(plugin::PluginFile),
+    /// HashiCorp Vault or OpenBao, KV version 1 or 2.
     #[cfg(feature = "vault")]
     VaultKv(vault::VaultFile),
 }
@@ -239,6 +252,20 @@ impl ConfiguredSecret {
 impl<'de> Deserialize<'de> for ConfiguredSecret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(TextOnly)
+    }
+}
+
+impl JsonSchema for ConfiguredSecret {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ConfiguredSecret".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string"})
     }
 }
 

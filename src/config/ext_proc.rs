@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use http::{HeaderName, Method};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{
     error::{ConfigError, line},
+    schema,
     value::{Context, Period},
 };
 use crate::{
@@ -25,45 +27,88 @@ pub struct ExtProcConfig {
     pub mode_override: bool,
 }
 
-#[derive(Deserialize, Default)]
+/// How `ext_proc` behaves, and what it injects.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "ExtProc")]
 pub(super) struct ExtProcFile {
+    /// How long a header phase may wait for secrets; `150ms` by default. Keep it below Envoy's
+    /// `message_timeout` (200 ms unless set): after that Envoy answers 504 itself.
+    #[schemars(with = "Option<schema::LongerThanZero>")]
     message_budget: Option<Spanned<Period>>,
+    /// Whether to switch off phases that have no work; true by default. Needs Envoy's
+    /// `allow_mode_override`.
     mode_override: Option<bool>,
+    /// Secrets that are put into requests without a reference. A rule grants nothing: the
+    /// caller still needs a policy with `use`.
+    #[schemars(with = "Vec<InjectionFile>")]
     injections: Vec<Spanned<InjectionFile>>,
 }
 
-#[derive(Deserialize)]
+/// A rule that injects. Needs `set_headers`, `basic` or both.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(
+    rename = "Injection",
+    // Without `match` there would be no destination, which is refused.
+    extend(
+        "required" = ["name", "match"],
+        "anyOf" = schema::any_of(&["set_headers", "basic"])
+    )
+)]
 struct InjectionFile {
+    /// Names the rule in logs; no two have one name.
     name: String,
+    /// Which requests it is for.
     #[serde(default)]
     r#match: MatchFile,
+    /// Headers to set, in place of what the client sent.
     #[serde(default)]
     set_headers: Vec<HeaderFile>,
+    /// An `authorization` header with a user and a password.
     basic: Option<BasicFile>,
 }
 
-#[derive(Deserialize, Default)]
+/// Requests: all given fields must hold, and of a field any entry. Needs `hosts` or `clusters`.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Match", extend("anyOf" = schema::any_of(&["hosts", "clusters"])))]
 struct MatchFile {
+    /// Hosts of the request, without port.
+    #[schemars(with = "Vec<schema::Host>")]
     hosts: Vec<String>,
+    /// Clusters that Envoy routes to, as it names them.
     clusters: Vec<String>,
+    /// Paths without query; with a slash at its end one is a prefix, without it is exact.
+    #[schemars(with = "Vec<schema::Path>")]
     paths: Vec<String>,
+    /// Methods.
+    #[schemars(with = "Vec<schema::Method>")]
     methods: Vec<String>,
 }
 
-#[derive(Deserialize)]
+/// A header to set.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Header")]
 struct HeaderFile {
+    /// Name of the header. Not `host`, those of the message's length, Envoy's nor the
+    /// service's own.
+    #[schemars(with = "schema::HeaderName", extend("not" = schema::fixed_headers()))]
     name: String,
+    /// Text with references in it, as in `Bearer {{secret://aws-prod/shared/stripe#key}}`.
+    #[schemars(with = "schema::WithReference")]
     value: String,
 }
 
-#[derive(Deserialize)]
+/// User and password, at least one of them a reference.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Basic", extend("anyOf" = schema::a_reference(&["username", "password"])))]
 struct BasicFile {
+    /// The user: text with or without references in it.
     username: String,
+    /// The password: text with or without references in it.
     password: String,
 }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 use tracing_subscriber::EnvFilter;
@@ -20,9 +21,11 @@ use super::{
     identity::IdentityFile,
     listener::ListenersFile,
     resolver::{self, CacheFile, FailoverFile, LimitsFile},
+    schema::{self, BackendName as NameText, RouteHost, RoutePrefix, SomeText, by_mode},
     value::{Context, Period},
 };
 use crate::{
+    json_schema::shape::{ByName, List},
     operation::{SecretRoute, SecretRoutes},
     secret::{BackendName, Catalog, CatalogEntry, NameRoute},
     snapshot::Limits,
@@ -31,58 +34,108 @@ use crate::{
 /// A configuration is written by people; a megabyte of it is a mistake.
 const MAX_FILE: usize = 1 << 20;
 
-#[derive(Deserialize, Default)]
+/// # Configuration of vaultmux-mesh
+/// What `serve` and the other commands take as `--config`. Relative paths are relative to the
+/// file. Plain values may hold `${VARIABLE}` or `${VARIABLE:-default}`.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct File {
+#[schemars(extend("allOf" = by_mode()))]
+pub(super) struct File {
+    /// How much the surroundings are trusted; `cluster` by default. Read at start only.
     mode: Mode,
+    /// Where to listen. Addresses are read at start only.
     listeners: ListenersFile,
+    /// Whose identities count, and how they are proven.
     identity: IdentityFile,
+    /// The stores, by name. Policies, routes and references call them by it.
+    #[schemars(with = "ByName<NameText, BackendFile>")]
     backends: BTreeMap<String, Spanned<BackendFile>>,
+    /// A directory of sockets, each of which is a backend.
     #[cfg(feature = "plugin")]
+    #[schemars(with = "Option<super::backend::PluginsFile>")]
     plugins: Option<Spanned<super::backend::PluginsFile>>,
+    /// The backend of names that none is given for. The only one, if there is one alone.
+    #[schemars(with = "Option<NameText>")]
     default_backend: Option<Spanned<String>>,
+    /// Backends of names that begin in a certain way; the longest prefix counts.
+    #[schemars(with = "Option<Vec<RouteFile>>")]
     routes: Option<Spanned<Vec<RouteFile>>>,
+    /// How long values are kept.
     cache: CacheFile,
+    /// Bounds on work and memory.
     limits: LimitsFile,
+    /// Backends that answer reads in order while the one that is named cannot.
+    #[schemars(with = "ByName<NameText, std::collections::BTreeSet<NameText>>")]
     failover: FailoverFile,
+    /// Policy files, and directories of `*.yaml` and `*.yml` files. Watched. Without any,
+    /// everything is denied (in sidecar mode: left to the pod's cloud identity).
     policies: Vec<PathBuf>,
+    /// Requests in the mesh that are secret operations. None by default.
+    #[schemars(with = "Option<Vec<SecretRouteFile>>")]
     secret_routes: Option<Vec<Spanned<SecretRouteFile>>>,
+    /// How `ext_proc` behaves, and what it injects.
     ext_proc: ExtProcFile,
+    /// What is told about the service's work.
     telemetry: TelemetryFile,
+    /// A stream of all decisions. None by default.
     audit: Option<AuditFile>,
+    /// How the service ends.
     shutdown: ShutdownFile,
 }
 
-#[derive(Deserialize)]
+/// Names that begin with `prefix` are in `backend`.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Route")]
 struct RouteFile {
+    /// The beginning of the names, with its separator at the end.
+    #[schemars(with = "schema::NamePrefix")]
     prefix: String,
+    /// The backend that has them.
+    #[schemars(with = "NameText")]
     backend: String,
 }
 
-#[derive(Deserialize)]
+/// Requests to any of the hosts, below the prefix.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "SecretRoute")]
 struct SecretRouteFile {
+    /// Hosts of the requests. The caller chooses the host: list exact ones.
+    #[schemars(with = "List<RouteHost>")]
     hosts: Vec<String>,
+    /// The beginning of their paths, such as `/v1/secrets`.
+    #[schemars(with = "RoutePrefix")]
     prefix: String,
 }
 
-#[derive(Deserialize, Default)]
+/// What is told about the service's work.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Telemetry")]
 struct TelemetryFile {
+    /// The log, on standard error.
     log: LogFile,
 }
 
-#[derive(Deserialize, Default)]
+/// The log.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Log")]
 struct LogFile {
+    /// The form of a line; `json` by default.
     format: LogFormat,
+    /// A level, or directives such as `info,vaultmux_mesh=debug`; `info` by default.
+    #[schemars(with = "Option<SomeText>")]
     level: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize, Default)]
+/// How the service ends.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Shutdown")]
 struct ShutdownFile {
+    /// How long requests in flight are waited for; `25s` by default.
     grace: Option<Period>,
 }
 

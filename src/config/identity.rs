@@ -5,6 +5,7 @@ mod tokens;
 use std::{path::PathBuf, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -12,11 +13,15 @@ use self::tokens::TokensFile;
 use super::{
     Mode,
     error::{ConfigError, line},
+    schema,
     value::{Context, Period},
 };
-use crate::identity::{
-    ForwardedClientCert, ForwardedPosition, PeerPatterns, ServiceAccount, SpiffeId, TokenSettings,
-    TrustDomain,
+use crate::{
+    identity::{
+        ForwardedClientCert, ForwardedPosition, PeerPatterns, ServiceAccount, SpiffeId,
+        TokenSettings, TrustDomain,
+    },
+    json_schema::shape::NonEmpty,
 };
 
 /// Where Kubernetes mounts a pod's own token by default.
@@ -48,36 +53,68 @@ pub struct GrantConfig {
     pub ttl: Duration,
 }
 
-#[derive(Deserialize, Default)]
+/// Whose identities count, and how they are proven.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Identity")]
 pub(super) struct IdentityFile {
+    /// Trust domains whose identities count; `[cluster.local]` by default. An explicit list:
+    /// no alias is implied.
+    #[schemars(with = "Option<NonEmpty<schema::TrustDomain>>")]
     trust_domains: Option<Spanned<Vec<String>>>,
+    /// Who loopback and unix callers are; in sidecar and development mode only. In a sidecar by
+    /// default the pod's own service account.
+    #[schemars(with = "Option<LocalFile>")]
     local: Option<Spanned<LocalFile>>,
+    /// Whose `x-forwarded-client-cert` is believed. Nobody's by default.
+    #[schemars(with = "Option<ForwardedFile>")]
     forwarded_client_cert: Option<Spanned<ForwardedFile>>,
+    /// Whether the proxies that ask are sidecars, whose certificates are their workloads';
+    /// false by default.
     #[serde(default)]
     proxies_are_workloads: bool,
+    /// How service accounts' tokens are verified. Without, tokens prove nothing.
     service_account_tokens: Option<TokensFile>,
+    /// How grants are sealed: what `ext_authz` proves to `ext_proc` and REST.
     grant: GrantFile,
 }
 
-#[derive(Deserialize)]
+/// Whose `x-forwarded-client-cert` is believed, and which part of it.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "ForwardedClientCert")]
 struct ForwardedFile {
+    /// Proxies that drop what they were sent or append to it, and never pass it on: SPIFFE
+    /// IDs, networks, or `unix`.
+    #[schemars(with = "NonEmpty<schema::Peer>")]
     trusted_proxies: Vec<String>,
+    /// Which element counts; `last` by default.
+    #[schemars(with = "Option<schema::Position>")]
     position: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// Who local callers are.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Local")]
 struct LocalFile {
+    /// Their namespace.
+    #[schemars(with = "schema::Namespace")]
     namespace: String,
+    /// The name of their service account.
+    #[schemars(with = "schema::AccountName")]
     service_account: String,
 }
 
-#[derive(Deserialize, Default)]
+/// How grants are sealed.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Grant")]
 struct GrantFile {
+    /// Keys that replicas share. Without, a random key of the process.
     key_file: Option<PathBuf>,
+    /// How long a grant is good, from `1s` to `5m`; `30s` by default.
+    #[schemars(with = "Option<schema::LongerThanZero>")]
     ttl: Option<Spanned<Period>>,
 }
 

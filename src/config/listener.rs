@@ -2,15 +2,17 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{
     Mode,
     error::{ConfigError, line},
+    schema::{self, Uid},
     value::Context,
 };
-use crate::identity::PeerPatterns;
+use crate::{identity::PeerPatterns, json_schema::shape::NonEmpty};
 
 /// The three listeners.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,51 +69,94 @@ pub struct ClientCa {
     pub required: bool,
 }
 
-#[derive(Deserialize, Default)]
+/// Where to listen.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Listeners")]
 pub(super) struct ListenersFile {
+    /// `ext_authz`, `ext_proc`, health and reflection, for Envoy.
     grpc: Option<GrpcFile>,
+    /// The REST API.
     rest: Option<RestFile>,
+    /// Probes, metrics and the state of backends.
     admin: Option<AdminFile>,
 }
 
-#[derive(Deserialize)]
+/// The listener for Envoy.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Grpc", extend("allOf" = schema::by_peer()))]
 struct GrpcFile {
+    /// `<ip>:<port>` or `unix:<path>`; `127.0.0.1:9191` without `grpc`.
+    #[schemars(with = "schema::Address")]
     address: Spanned<String>,
+    /// Certificates. Plaintext without.
     tls: Option<TlsFile>,
+    /// Users beside the service's own and root whose processes a unix listener lets in;
+    /// `[1337]` for Istio's proxy.
+    #[schemars(with = "Option<Vec<Uid>>")]
     peer_uids: Option<Spanned<Vec<u32>>>,
+    /// Who may ask `ext_authz` and `ext_proc`: SPIFFE IDs (`spiffe://<trust domain>/ns/
+    /// <namespace>/sa/*` for all of a namespace), networks, or `unix`. Whoever connects by
+    /// default.
+    #[schemars(with = "Option<NonEmpty<schema::Peer>>")]
     trusted_peers: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
-#[derive(Deserialize)]
+/// The listener of the REST API.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Rest", extend("allOf" = schema::by_address()))]
 struct RestFile {
+    /// `<ip>:<port>` or `unix:<path>`; `127.0.0.1:8080` by default.
+    #[schemars(with = "Option<schema::Address>")]
     address: Option<Spanned<String>>,
+    /// Certificates. Plaintext without.
     tls: Option<TlsFile>,
+    /// Users beside the service's own and root whose processes a unix listener lets in.
+    #[schemars(with = "Option<Vec<Uid>>")]
     peer_uids: Option<Spanned<Vec<u32>>>,
+    /// Whether local callers must send `x-vaultmux-request`, which a browser or a tricked
+    /// workload does not; by default in sidecar mode.
     require_request_header: Option<bool>,
 }
 
-#[derive(Deserialize)]
+/// The listener of probes and metrics.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Admin")]
 struct AdminFile {
+    /// `<ip>:<port>` or `unix:<path>`; `127.0.0.1:9090` without `admin`.
+    #[schemars(with = "schema::Address")]
     address: Spanned<String>,
 }
 
-#[derive(Deserialize)]
+/// Certificates of a listener. Files are read again when they change.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(
+    rename = "Tls",
+    extend("dependencies" = {"client_certificate": ["client_ca_file"]})
+)]
 struct TlsFile {
+    /// Certificates in PEM, the listener's own first.
     cert_file: PathBuf,
+    /// Its key in PEM.
     key_file: PathBuf,
+    /// Authorities of clients' certificates in PEM. Without, none are asked for.
     client_ca_file: Option<PathBuf>,
+    /// Whether a client must show a certificate; `required` by default.
+    #[schemars(with = "Option<ClientCertificate>")]
     client_certificate: Option<Spanned<ClientCertificate>>,
 }
 
-#[derive(Deserialize, Clone, Copy, PartialEq)]
+#[derive(Deserialize, Clone, Copy, PartialEq, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 enum ClientCertificate {
+    /// Connections without one are refused.
     Required,
+    /// Clients may connect without one, and prove who they are otherwise.
     Optional,
 }
 

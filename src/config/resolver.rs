@@ -5,12 +5,14 @@ use std::{
     num::NonZeroU32,
 };
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{
     BackendSettings, ConfigError,
     error::line,
+    schema::{self, Between, LongerThanZero},
     value::{Context, Period, Size},
 };
 use crate::{
@@ -20,33 +22,59 @@ use crate::{
 
 type Backends = [(BackendName, BackendSettings)];
 
-#[derive(Deserialize, Default)]
+/// How long values are kept.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Cache")]
 pub(super) struct CacheFile {
+    /// How long a value serves; `60s` by default, `0` asks the store for every read.
     ttl: Option<Period>,
+    /// How long it counts that a secret is not there; `5s` by default.
     negative_ttl: Option<Period>,
+    /// How much longer a value serves while it is fetched anew; `30s` by default.
     stale_while_revalidate: Option<Period>,
+    /// How much longer a value serves while its store cannot answer; `10m` by default.
     stale_if_error: Option<Period>,
+    /// Memory for values; `64MiB` by default.
     max_bytes: Option<Size>,
+    /// What holds for some secrets instead; the longest match counts.
+    #[schemars(with = "Vec<OverrideFile>")]
     overrides: Vec<Spanned<OverrideFile>>,
 }
 
-#[derive(Deserialize)]
+/// Lifetimes of some secrets. What is left out is as for all.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "CacheOverride")]
 struct OverrideFile {
+    /// A backend, or a backend and the beginning of names, as in `aws-prod/db/`.
+    #[schemars(with = "schema::Area")]
     r#match: String,
+    /// How long a value serves.
     ttl: Option<Period>,
+    /// How long it counts that a secret is not there.
     negative_ttl: Option<Period>,
+    /// How much longer a value serves while it is fetched anew.
     stale_while_revalidate: Option<Period>,
+    /// How much longer a value serves while its store cannot answer.
     stale_if_error: Option<Period>,
 }
 
-#[derive(Deserialize, Default)]
+/// Bounds on work and memory.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Limits")]
 pub(super) struct LimitsFile {
+    /// The largest body of a request to the secrets API; `1MiB` by default.
     pub(super) request_body: Option<Size>,
+    /// How long a store may take for one call; `5s` by default.
+    #[schemars(with = "Option<LongerThanZero>")]
     backend_timeout: Option<Spanned<Period>>,
+    /// Calls to a store at once, 1 to 10000; 64 by default.
+    #[schemars(with = "Option<Between<1, 10_000>>")]
     backend_concurrency: Option<Spanned<usize>>,
+    /// How often a minute a caller may read past the cache; 30 by default.
+    #[schemars(with = "Option<Between<1, { u32::MAX as u64 }>>")]
     refreshes_per_minute: Option<Spanned<u32>>,
 }
 

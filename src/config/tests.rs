@@ -3,9 +3,17 @@
 
 use super::*;
 
+#[track_caller]
 fn parse(yaml: &str) -> Result<Config, ConfigError> {
     let environment = Environment::from([("HOME_REGION", "eu-central-1"), ("EMPTY", "")]);
-    Config::parse(yaml, Path::new("dir/vaultmux.yaml"), &environment)
+    judged(yaml, Config::parse(yaml, Path::new("dir/vaultmux.yaml"), &environment))
+}
+
+/// What was read, once the JSON Schema has said the same about it.
+#[track_caller]
+fn judged(yaml: &str, read: Result<Config, ConfigError>) -> Result<Config, ConfigError> {
+    schema::tests::agrees(yaml, read.as_ref().map(drop));
+    read
 }
 
 const LOCAL: &str = "mode: development\nbackends: {local: {type: memory}}\n";
@@ -673,7 +681,8 @@ fn aws_values_do_not_travel_in_the_clear() {
             "mode: {mode}\nbackends: {{aws: {{type: aws_secrets_manager, region: us-east-1, \
              endpoint_url: '{url}'}}}}\n"
         );
-        Config::parse(&yaml, Path::new("dir/vaultmux.yaml"), &Environment::default())
+        let read = Config::parse(&yaml, Path::new("dir/vaultmux.yaml"), &Environment::default());
+        judged(&yaml, read)
     };
     for (mode, url, allowed) in [
         ("cluster", "http://secretsmanager.example.com", false),
@@ -696,7 +705,7 @@ fn gcp_settings_are_checked() {
             "mode: sidecar\nbackends: {{gcp: {{type: gcp_secret_manager, {settings}}}}}\n\
              identity: {{local: {{namespace: a, service_account: b}}}}\n"
         );
-        Config::parse(&yaml, std::path::Path::new("/etc/vm/v.yaml"), &Environment::default())
+        judged(&yaml, Config::parse(&yaml, Path::new("/etc/vm/v.yaml"), &Environment::default()))
     };
     for settings in [
         "project: my-project",

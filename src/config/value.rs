@@ -5,9 +5,11 @@ use std::{
     time::Duration,
 };
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{DiscoveredPlugins, Environment};
+use super::{DiscoveredPlugins, Environment, schema};
+use crate::json_schema::shape::text;
 
 /// The longest duration that a setting can have.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -67,6 +69,20 @@ impl<'de> Deserialize<'de> for Period {
     }
 }
 
+impl JsonSchema for Period {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Period".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [text::<schema::Duration>(), {"const": 0}]})
+    }
+}
+
 // === impl Size ===
 
 impl<'de> Deserialize<'de> for Size {
@@ -75,5 +91,21 @@ impl<'de> Deserialize<'de> for Size {
         text.parse::<bytesize::ByteSize>()
             .map(|size| Self(size.as_u64()))
             .map_err(|_| D::Error::custom(format!("{text:?} is not a size such as 64MiB")))
+    }
+}
+
+impl JsonSchema for Size {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [text::<schema::Bytes>(), {"type": "integer", "minimum": 0}],
+        })
     }
 }

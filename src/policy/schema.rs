@@ -1,6 +1,7 @@
 //! From a document to a policy: the kind, its subjects, and every reason why a
 //! document is none.
 
+pub(super) mod keys;
 mod reader;
 mod target;
 
@@ -18,8 +19,8 @@ use crate::{
     secret::Catalog,
 };
 
-const API_VERSION: &str = "vaultmux.dev/v1alpha1";
-const KIND: &str = "AccessPolicy";
+pub(super) const API_VERSION: &str = "vaultmux.dev/v1alpha1";
+pub(super) const KIND: &str = "AccessPolicy";
 /// Subjects times names: what one policy may add to the index.
 const MAX_COMBINATIONS: usize = 1_000_000;
 
@@ -94,12 +95,11 @@ fn meant_to_deny(node: &Node) -> bool {
 
 impl Draft {
     fn read(&mut self, root: &At<'_>, catalog: &Catalog, report: &mut Report<'_>) {
-        let known = ["apiVersion", "kind", "metadata", "spec"];
-        let Some(document) = root.fields(&known, report) else { return };
+        let Some(document) = root.fields(&keys::DOCUMENT, report) else { return };
         document.word("apiVersion", &[API_VERSION], report);
         document.word("kind", &[KIND], report);
         if let Some(metadata) = document.required("metadata", report)
-            && let Some(metadata) = metadata.fields(&["name"], report)
+            && let Some(metadata) = metadata.fields(&keys::METADATA, report)
             && let Some(at) = metadata.required("name", report)
             && let Some(name) = at.text(report)
             && !is_policy_name(name)
@@ -107,7 +107,7 @@ impl Draft {
             report.add(&at, "must be 1 to 253 lower-case letters, digits, `-` or `.`");
         }
         let Some(spec) = document.required("spec", report) else { return };
-        let Some(spec) = spec.fields(&["effect", "mode", "from", "to"], report) else { return };
+        let Some(spec) = spec.fields(&keys::SPEC, report) else { return };
         let effect = spec.word("effect", &["Allow", "Deny"], report);
         self.allow = effect.map(|effect| effect == "Allow");
         if spec.get("mode").is_some() {
@@ -155,18 +155,9 @@ fn is_policy_name(text: &str) -> bool {
 }
 
 fn subject(at: &At<'_>, allow: Option<bool>, report: &mut Report<'_>) -> Option<Subject> {
-    let known = [
-        "namespaces",
-        "serviceAccounts",
-        "namespacePrefixes",
-        "trustDomains",
-        "require",
-        "boundTo",
-        "except",
-    ];
-    let fields = at.fields(&known, report)?;
+    let fields = at.fields(&keys::FROM, report)?;
     let before = report.problems.len();
-    let one_of = &known[..3];
+    let one_of = &keys::FROM[..3];
     if one_of.iter().all(|key| fields.get(key).is_none()) {
         report.add(
             at,
@@ -217,7 +208,7 @@ fn subject(at: &At<'_>, allow: Option<bool>, report: &mut Report<'_>) -> Option<
 }
 
 fn except(at: &At<'_>, report: &mut Report<'_>) -> Option<Except> {
-    let known = ["namespaces", "serviceAccounts", "namespacePrefixes"];
+    let known = keys::EXCEPT;
     let fields = at.fields(&known, report)?;
     if known.iter().all(|key| fields.get(key).is_none()) {
         report.add(at, format!("needs one of {}", known.join(", ")));

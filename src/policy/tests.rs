@@ -2,6 +2,7 @@
 
 mod differential;
 mod files;
+mod json_schema;
 mod naive;
 mod outcomes;
 mod random;

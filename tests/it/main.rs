@@ -30,6 +30,7 @@ mod proofs;
 mod readme;
 mod reload;
 mod rotation;
+mod schema;
 mod stores_docs;
 mod stub;
 mod tidy;

@@ -156,6 +156,7 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("governor", &["identity", "resolver"]),
         ("jsonwebtoken", &["identity"]),
         ("clap", &["cli", "main"]),
+        ("schemars", &["json_schema", "config", "policy", "audit"]),
         ("serde_saphyr", &["config", "policy"]),
         ("prometheus_client", &["metrics"]),
         ("moka", &["identity", "resolver"]),

@@ -2,24 +2,54 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Mode, http_url, is_in_the_clear};
-use crate::backends::aws::{AssumeRole, AwsBackend, AwsSettings};
+use crate::{
+    backends::aws::{AssumeRole, AwsBackend, AwsSettings},
+    config::schema::{self, Between},
+    json_schema::shape::ByName,
+};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend(
+    "dependencies" = {"external_id": ["assume_role"], "session_name": ["assume_role"]}
+))]
 pub(in crate::config) struct AwsFile {
+    /// Region of the store, such as `eu-central-1`. By default `AWS_REGION`, the profile's, the
+    /// instance's.
+    #[schemars(with = "Option<schema::AwsRegion>")]
     region: Option<String>,
+    /// Goes before every name, as it is; callers and policies never see it. None by default.
     #[serde(default)]
+    #[schemars(with = "Option<schema::AnyPrefix>")]
     prefix: String,
+    /// Another address of Secrets Manager: a VPC endpoint, an emulator. The region's by default.
+    #[schemars(with = "Option<schema::HttpUrl>")]
     endpoint_url: Option<String>,
+    /// ARN of a role to assume with the credentials that were found.
+    #[schemars(with = "Option<schema::RoleArn>")]
     assume_role: Option<String>,
+    /// What that role's trust policy asks for: 2 to 1224 letters, digits or `_+=,.@:/-`.
+    #[schemars(with = "Option<schema::ExternalId>")]
     external_id: Option<String>,
+    /// The session that CloudTrail shows for the role; `vaultmux-mesh` by default.
+    #[schemars(with = "Option<schema::SessionName>")]
     session_name: Option<String>,
+    /// Tags that are put on secrets created here, 50 at most.
     #[serde(default)]
+    #[schemars(
+        with = "Option<ByName<schema::TagKey, schema::TagValue>>",
+        extend("maxProperties" = 50)
+    )]
     tags: BTreeMap<String, String>,
+    /// Id, ARN or alias of the key for secrets created here; `aws/secretsmanager` by default.
+    #[schemars(with = "Option<schema::KmsKey>")]
     kms_key_id: Option<String>,
+    /// How many days a deleted secret can be restored, 7 to 30; 30 by default.
+    #[schemars(with = "Option<Between<7, 30>>")]
     recovery_window_days: Option<u8>,
 }
 

@@ -6,37 +6,64 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{ConfiguredSecret, Mode};
 use crate::{
     backends::azure::{AzureBackend, AzureCredential, AzureSettings, ClientSecret},
-    config::{Environment, value::Context},
+    config::{Environment, schema, value::Context},
     secret::SecretValue,
 };
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend(
+    "dependencies" = {"client_secret": {"properties": {"client_secret_file": false}}},
+    "allOf" = schema::by_credential()
+))]
 pub(in crate::config) struct AzureFile {
+    /// `https://` and the vault's host, nothing more.
+    #[schemars(with = "schema::HttpsHost")]
     vault_url: String,
+    /// Goes before every name: letters, digits, hyphens. None by default.
     #[serde(default)]
+    #[schemars(with = "Option<schema::AzurePrefix>")]
     prefix: String,
+    /// Who the service is. By default the first that is there.
     credential: Option<CredentialKind>,
+    /// Tenant of the identity; `AZURE_TENANT_ID` by default.
+    #[schemars(with = "Option<schema::SomeText>")]
     tenant_id: Option<String>,
+    /// Id of the identity; `AZURE_CLIENT_ID` by default.
+    #[schemars(with = "Option<schema::SomeText>")]
     client_id: Option<String>,
+    /// The pod's token, for `workload_identity`; `AZURE_FEDERATED_TOKEN_FILE` by default.
     token_file: Option<PathBuf>,
+    /// The password, for `client_secret`. Prefer `client_secret_file`.
     client_secret: Option<ConfiguredSecret>,
+    /// A file with the password, for `client_secret`; `AZURE_CLIENT_SECRET` by default.
     client_secret_file: Option<PathBuf>,
+    /// Where tokens are issued: `https://` and a host. By default `AZURE_AUTHORITY_HOST`, then
+    /// the public cloud.
+    #[schemars(with = "Option<schema::HttpsHost>")]
     authority_host: Option<String>,
+    /// PEM certificates to trust besides the system's.
     ca_file: Option<PathBuf>,
+    /// Whether the vault's challenge must name its own domain; true by default. False is for
+    /// emulators, in development mode only.
     verify_challenge_resource: Option<bool>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 enum CredentialKind {
+    /// A token of the pod's own service account.
     WorkloadIdentity,
+    /// The identity of the machine.
     ManagedIdentity,
+    /// A password.
     ClientSecret,
 }
 
@@ -166,12 +193,17 @@ mod tests {
     use super::*;
 
     fn check(yaml: &str, mode: Mode, environment: &Environment) -> Result<AzureSettings, String> {
-        let file: AzureFile = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
         let none = crate::config::DiscoveredPlugins::default();
-        file.check(
-            mode,
-            &Context { path: Path::new("dir/vaultmux.yaml"), environment, plugins: &none },
-        )
+        let path = Path::new("dir/vaultmux.yaml");
+        let read = serde_saphyr::from_str(yaml).map_err(|error| error.to_string());
+        let read = read.and_then(|file: AzureFile| {
+            file.check(mode, &Context { path, environment, plugins: &none })
+        });
+        let name = if mode == Mode::Development { "development" } else { "cluster" };
+        let lines = yaml.lines().map(|line| format!("    {line}\n")).collect::<String>();
+        let whole = format!("mode: {name}\nbackends:\n  x:\n    type: azure_key_vault\n{lines}");
+        schema::tests::agrees(&whole, read.as_ref().map(drop));
+        read
     }
 
     const VAULT: &str = "vault_url: https://x.vault.azure.net\n";

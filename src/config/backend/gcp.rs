@@ -2,32 +2,49 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{http_url, is_in_the_clear};
 use crate::{
     backends::gcp::{GcpCredentials, GcpSettings},
-    config::{Environment, value::Context},
+    config::{Environment, schema, value::Context},
 };
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("allOf" = schema::by_credentials()))]
 pub(in crate::config) struct GcpFile {
+    /// Id or number of the project.
+    #[schemars(with = "schema::GcpProject")]
     project: String,
+    /// A region such as `europe-west3`, for its regional secrets. Global secrets by default.
+    #[schemars(with = "Option<schema::GcpLocation>")]
     location: Option<String>,
+    /// Goes before every name: letters, digits, `-` and `_`. None by default.
     #[serde(default)]
+    #[schemars(with = "Option<schema::GcpPrefix>")]
     prefix: String,
+    /// Another address of Secret Manager: Private Service Connect, an emulator.
+    #[schemars(with = "Option<schema::HttpUrl>")]
     endpoint_url: Option<String>,
+    /// E-mail address of a service account to act as.
+    #[schemars(with = "Option<schema::GcpAccount>")]
     impersonate: Option<String>,
+    /// A file of type `service_account`, `external_account`, `authorized_user` or
+    /// `impersonated_service_account`. Application default credentials by default.
     credentials_file: Option<PathBuf>,
+    /// Whether to have credentials at all; `default` by default.
     credentials: Option<Kind>,
 }
 
-#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 enum Kind {
     /// `credentials_file` if there is one, application default credentials if not.
     Default,
+    /// None, for an emulator at `endpoint_url`.
     Anonymous,
 }
 

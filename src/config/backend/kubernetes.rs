@@ -2,19 +2,25 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
     backends::kubernetes::{KubernetesSettings, NamespaceScope},
-    config::value::Context,
+    config::{schema, value::Context},
 };
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("dependencies" = {"context": ["kubeconfig"]}))]
 pub(in crate::config) struct KubernetesFile {
+    /// Whose secrets: a namespace's, or `{namespace}` for each caller's own.
     // No default: whether callers share a namespace is not to be guessed.
+    #[schemars(with = "schema::NamespaceOrCallers")]
     namespace: String,
+    /// How to reach the API server from outside the cluster. By default as a pod does.
     kubeconfig: Option<PathBuf>,
+    /// Which context of `kubeconfig`; its current one by default.
     context: Option<String>,
 }
 

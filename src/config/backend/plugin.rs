@@ -6,29 +6,44 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::BackendSettings;
 use crate::{
     backends::plugin::{PluginBackend, PluginSettings},
-    config::{DiscoveredPlugins, value::Context},
+    config::{
+        DiscoveredPlugins,
+        schema::{self, Uid},
+        value::Context,
+    },
+    json_schema::shape::NonEmpty,
     secret::BackendName,
 };
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct PluginFile {
+    /// The socket that the plugin listens on.
     socket: PathBuf,
+    /// As whom the plugin may run. By default as root or as the service.
+    #[schemars(with = "Option<NonEmpty<Uid>>")]
     allowed_uids: Option<Vec<u32>>,
+    /// Goes before every name. None by default.
     #[serde(default)]
+    #[schemars(with = "Option<schema::AnyPrefix>")]
     prefix: String,
 }
 
-/// The top-level key `plugins`.
-#[derive(Deserialize)]
+/// Every socket `<name>.sock` of a directory is a backend of that name, unless there is one.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Plugins")]
 pub(in crate::config) struct PluginsFile {
+    /// The directory. Watched; it need not be there yet.
     directory: PathBuf,
+    /// As whom the plugins may run. By default as root or as the service.
+    #[schemars(with = "Option<NonEmpty<Uid>>")]
     allowed_uids: Option<Vec<u32>>,
 }
 
@@ -133,7 +148,9 @@ mod tests {
 
     fn parse(yaml: &str, directory: &Path) -> Result<Config, String> {
         let path = directory.join("vaultmux.yaml");
-        Config::parse(yaml, &path, &Environment::from([])).map_err(|error| error.to_string())
+        let read = Config::parse(yaml, &path, &Environment::from([]));
+        schema::tests::agrees(yaml, read.as_ref().map(drop));
+        read.map_err(|error| error.to_string())
     }
 
     #[test]

@@ -2,65 +2,111 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::ConfiguredSecret;
 use crate::{
     backends::vault::{Credential, KvVersion, VaultAuth, VaultSettings},
-    config::value::Context,
+    config::{
+        schema::{self, Between, by_key},
+        value::Context,
+    },
 };
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct VaultFile {
+    /// `https://` and the server; `http://` on loopback only.
+    #[schemars(with = "schema::VaultAddress")]
     address: String,
+    /// Namespace of Vault Enterprise or OpenBao. None by default.
+    #[schemars(with = "Option<schema::SomeText>")]
     namespace: Option<String>,
+    /// Path of the KV engine.
     #[serde(default = "mount")]
+    #[schemars(with = "schema::Mount")]
     mount: String,
+    /// Version of the KV engine, 1 or 2.
     #[serde(default = "version")]
+    #[schemars(with = "Between<1, 2>")]
     version: u8,
+    /// Goes before every name. None by default.
     #[serde(default)]
+    #[schemars(with = "Option<schema::VaultPrefix>")]
     prefix: String,
+    /// PEM certificates to trust besides the system's.
     ca_file: Option<PathBuf>,
+    /// How the service logs in.
     auth: AuthFile,
 }
 
-#[derive(Deserialize)]
+/// How the service logs in: exactly one way.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "VaultAuth", transform = by_key)]
 enum AuthFile {
+    /// A token. Prefer `token_file`.
+    #[schemars(with = "schema::SomeText")]
     Token(ConfiguredSecret),
+    /// A file with a token, which is read again when it changes.
     TokenFile(PathBuf),
+    /// AppRole.
     AppRole(AppRoleFile),
+    /// The token of the pod's service account, which Vault asks its cluster about.
     Kubernetes(KubernetesFile),
+    /// A JWT, whose signature Vault checks.
     Jwt(JwtFile),
 }
 
-#[derive(Deserialize)]
+/// AppRole.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(
+    rename = "VaultAppRole",
+    extend("dependencies" = {"secret_id": {"properties": {"secret_id_file": false}}})
+)]
 struct AppRoleFile {
+    /// Path of the auth mount.
     #[serde(default = "app_role")]
+    #[schemars(with = "schema::Mount")]
     mount: String,
+    /// Id of the role.
     role_id: String,
+    /// Its secret. Prefer `secret_id_file`.
     secret_id: Option<ConfiguredSecret>,
+    /// A file with its secret.
     secret_id_file: Option<PathBuf>,
 }
 
-#[derive(Deserialize)]
+/// Login with the pod's service account.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "VaultKubernetes")]
 struct KubernetesFile {
+    /// Path of the auth mount.
     #[serde(default = "kubernetes")]
+    #[schemars(with = "schema::Mount")]
     mount: String,
+    /// Name of the role.
     role: String,
+    /// The service account's token.
     #[serde(default = "service_account_token")]
     token_file: PathBuf,
 }
 
-#[derive(Deserialize)]
+/// Login with a JWT.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "VaultJwt")]
 struct JwtFile {
+    /// Path of the auth mount.
     #[serde(default = "jwt")]
+    #[schemars(with = "schema::Mount")]
     mount: String,
+    /// Name of the role.
     role: String,
+    /// A file with the JWT.
     token_file: PathBuf,
 }
 

@@ -2,68 +2,116 @@
 
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use crate::{
     config::{
         error::{ConfigError, line},
+        schema::{self, KeySource, LongerThanZero, SomeText},
         value::{Context, Period},
     },
     identity::{KeyLocation, TokenSettings, TokenVerification},
+    json_schema::shape::NonEmpty,
 };
 
 const KEY: &str = "identity.service_account_tokens";
 
-#[derive(Deserialize)]
+/// How service accounts' tokens are verified.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(
+    rename = "ServiceAccountTokens",
+    extend("dependencies" = {"context": ["kubeconfig"]}, "allOf" = schema::by_verification())
+)]
 pub(super) struct TokensFile {
+    /// Audiences of the service: a token must be for one of them. Choose one of its own, such
+    /// as `vaultmux`, never the API server's.
+    #[schemars(with = "NonEmpty<SomeText>")]
     audiences: Spanned<Vec<String>>,
+    /// Audiences whose tokens are refused, whatever else they are for.
     #[serde(default)]
     refuse_audiences: Vec<String>,
+    /// What verifies a token; `both` by default.
     #[serde(default)]
     verify: Verify,
+    /// The issuer's keys. By default those that the cluster tells.
     #[serde(default)]
+    #[schemars(with = "Option<JwksFile>")]
     jwks: Option<Spanned<JwksFile>>,
+    /// How to reach the API server from outside the cluster. By default as a pod does.
     kubeconfig: Option<PathBuf>,
+    /// Which context of `kubeconfig`; its current one by default.
+    #[schemars(with = "Option<String>")]
     context: Option<Spanned<String>>,
+    /// How long verdicts are kept.
     #[serde(default)]
     cache: TokenCacheFile,
+    /// The longest time that a token may be valid, `10m` at least; `24h` by default.
+    #[schemars(with = "Option<LongerThanZero>")]
     max_token_lifetime: Option<Spanned<Period>>,
+    /// How often the API server is asked for reviews.
+    #[schemars(with = "Option<ReviewsFile>")]
     reviews: Option<Spanned<ReviewsFile>>,
+    /// Whether to watch for deleted service accounts and pods; by default where an API server
+    /// is needed anyway.
     watch: Option<bool>,
 }
 
-#[derive(Deserialize, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Deserialize, Clone, Copy, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 enum Verify {
+    /// The issuer's keys, and then the API server.
     #[default]
     Both,
+    /// The API server alone.
     TokenReview,
+    /// The issuer's keys alone: no API server is asked about a token.
     Jwks,
 }
 
-#[derive(Deserialize, Default)]
+/// The keys of tokens' issuer.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Jwks", extend("allOf" = schema::by_source()))]
 struct JwksFile {
+    /// Who issues the tokens, as in their `iss`. By default the cluster's own issuer.
     issuer: Option<String>,
+    /// Where the keys are: `cluster` (the default), `file:<path>`, or `https://<address>`.
+    #[schemars(with = "Option<KeySource>")]
     source: Option<String>,
+    /// PEM certificates to trust besides the system's, for a source at `https://`.
     ca_file: Option<PathBuf>,
 }
 
-#[derive(Deserialize, Default)]
+/// How long verdicts about tokens are kept.
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "TokenCache")]
 struct TokenCacheFile {
+    /// How long a token that was verified counts as verified, from `1s` to `1h`; `60s` by
+    /// default.
+    #[schemars(with = "Option<LongerThanZero>")]
     ttl: Option<Spanned<Period>>,
+    /// How long a token that was refused counts as refused; `5s` by default.
     negative_ttl: Option<Period>,
+    /// How many verdicts are kept; 100000 by default.
+    #[schemars(with = "Option<schema::Between<1, { u64::MAX }>>")]
     max_entries: Option<Spanned<u64>>,
+    /// How much longer a verdict counts while the API server cannot be asked; `0` by default.
     stale_if_unavailable: Option<Period>,
 }
 
-#[derive(Deserialize)]
+/// How often the API server is asked for reviews.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Reviews")]
 struct ReviewsFile {
+    /// Reviews a second in the long run; 50 by default.
     per_second: NonZeroU32,
+    /// Reviews at once; 100 by default.
     burst: NonZeroU32,
 }
 

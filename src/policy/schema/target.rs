@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::reader::{At, Fields, Report, parse_each};
+use super::{
+    keys::{DESTINATION, HTTP, SECRETS, TO},
+    reader::{At, Fields, Report, parse_each},
+};
 use crate::{
     policy::{
         request::{Verb, canonical_host, canonical_method, canonical_path},
@@ -21,7 +24,7 @@ pub(super) fn read(
     catalog: &Catalog,
     report: &mut Report<'_>,
 ) -> Option<Target> {
-    let fields = at.fields(&["secrets", "http"], report)?;
+    let fields = at.fields(&TO, report)?;
     match (fields.get("secrets"), fields.get("http")) {
         (Some(at), None) => secrets(&at, allow, catalog, report).map(Target::Secrets),
         (None, Some(at)) => http(&at, report).map(Target::Http),
@@ -50,8 +53,7 @@ fn secrets(
     catalog: &Catalog,
     report: &mut Report<'_>,
 ) -> Option<SecretRule> {
-    let known = ["backends", "names", "prefixes", "fields", "verbs", "destinations"];
-    let fields = at.fields(&known, report)?;
+    let fields = at.fields(&SECRETS, report)?;
     let backends = backends(&fields, catalog, report);
     let declared = fields.get("backends").is_some();
     let mut patterns = Vec::new();
@@ -188,7 +190,7 @@ fn destinations(
 }
 
 fn destination(at: &At<'_>, allow: bool, report: &mut Report<'_>) -> Option<DestinationRule> {
-    let known = ["hosts", "clusters", "routes", "snis"];
+    let known = DESTINATION;
     let fields = at.fields(&known, report)?;
     if known.iter().all(|key| fields.get(key).is_none()) {
         report.add(at, format!("needs one of {}", known.join(", ")));
@@ -210,7 +212,7 @@ fn destination(at: &At<'_>, allow: bool, report: &mut Report<'_>) -> Option<Dest
 }
 
 fn http(at: &At<'_>, report: &mut Report<'_>) -> Option<HttpRule> {
-    let known = ["hosts", "methods", "paths", "destinations"];
+    let known = HTTP;
     let fields = at.fields(&known, report)?;
     if known.iter().all(|key| fields.get(key).is_none()) {
         report.add(at, format!("needs one of {}", known.join(", ")));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::policy::{
-    LoadFailure, Policies,
+    LoadFailure, Policies, document,
     tests::{catalog, principal},
 };
 
@@ -11,7 +11,11 @@ const SECRETS: &str = "secrets: {names: [a], verbs: [get]}";
 const ANYONE: &str = "namespaces: ['*']";
 
 fn load(text: &str) -> Result<Policies, LoadFailure> {
-    Policies::parse(&[(PathBuf::from("p.yaml"), text.to_owned())], &catalog())
+    let loaded = Policies::parse(&[(PathBuf::from("p.yaml"), text.to_owned())], &catalog());
+    if loaded.is_ok() {
+        assert_eq!(document::tests::refusal(text), None, "{text}");
+    }
+    loaded
 }
 
 fn problems(text: &str) -> Vec<String> {
@@ -38,6 +42,7 @@ fn check(text: &str, line: u64, key: &str, message: &str) {
         problem.starts_with(&start) && problem.contains(message),
         "{problem}\n{start}{message}"
     );
+    document::tests::agrees(text, problem);
 }
 
 #[test]
