@@ -7,6 +7,8 @@ mod can_i;
 mod check;
 #[cfg(feature = "plugin")]
 mod plugin;
+mod suppose;
+mod verdict;
 
 use std::{
     io::Write,
@@ -54,7 +56,9 @@ Examples:
   vaultmux-mesh can-i payments/api get payments/db --config vaultmux.yaml
   vaultmux-mesh can-i payments/api use secret://aws-prod/shared/stripe \\
       --cluster 'outbound|443||api.stripe.com' --host api.stripe.com --config vaultmux.yaml
-  vaultmux-mesh can-i payments/api POST http://orders.shop/orders/ --config vaultmux.yaml")]
+  vaultmux-mesh can-i payments/api POST http://orders.shop/orders/ --config vaultmux.yaml
+  vaultmux-mesh can-i payments/api get payments/db --proofs token --bound-to-pod \\
+      --config vaultmux.yaml")]
     CanI(Box<can_i::CanI>),
     /// Work with plugins: stores behind a unix socket.
     #[cfg(feature = "plugin")]

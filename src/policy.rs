@@ -21,11 +21,11 @@ mod yaml;
 use std::{fmt, sync::Arc};
 
 pub use decision::{AuditMatch, Decision, DecisionId, Denial, Generation, Reason};
-pub use explain::{Explanation, NearMiss};
+pub use explain::{Explanation, NearMiss, Place};
 pub use problem::{LoadFailure, PolicyProblem, Subjects};
 pub use request::{
     Attribute, Connection, Destination, HttpRequest, InvalidRequest, Verb, canonical_host,
-    canonical_path, is_token,
+    canonical_path, is_token, split_url,
 };
 pub use source::{Policies, load};
 
