@@ -9,6 +9,7 @@ mod decision;
 mod explain;
 mod index;
 mod problem;
+mod question;
 mod request;
 mod rule;
 mod schema;
@@ -23,6 +24,7 @@ use std::{fmt, sync::Arc};
 pub use decision::{AuditMatch, Decision, DecisionId, Denial, Generation, Reason};
 pub use explain::{Explanation, NearMiss, Place};
 pub use problem::{LoadFailure, PolicyProblem, Subjects};
+pub use question::Question;
 pub use request::{
     Attribute, Connection, Destination, HttpRequest, InvalidRequest, Verb, canonical_host,
     canonical_path, is_token, split_url,

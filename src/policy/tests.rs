@@ -4,6 +4,7 @@ mod differential;
 mod files;
 mod naive;
 mod outcomes;
+mod questions;
 mod random;
 mod semantics;
 
