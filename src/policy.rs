@@ -5,6 +5,7 @@
 //! never matters; a missing attribute never satisfies an Allow and always
 //! satisfies a Deny. Uses [`crate::identity`] and [`crate::secret`].
 
+mod concerns;
 mod decision;
 mod explain;
 mod index;
@@ -19,7 +20,10 @@ mod template;
 mod tests;
 mod yaml;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 pub use decision::{AuditMatch, Decision, DecisionId, Denial, Generation, Reason};
 pub use explain::{Explanation, NearMiss, Place};
@@ -41,6 +45,8 @@ pub struct PolicySet {
     generation: Generation,
     /// What the index was made of, for questions by people.
     policies: Policies,
+    /// Whom they concern; made when the first caller asks.
+    concerns: OnceLock<concerns::Concerns>,
     index: index::Index,
 }
 
@@ -73,6 +79,7 @@ impl PolicySet {
         Self {
             generation: Generation::default(),
             policies: Policies::empty(),
+            concerns: OnceLock::new(),
             index: index::Index::default(),
         }
     }
@@ -89,7 +96,7 @@ impl PolicySet {
     pub fn compile_denying(policies: &Policies, denied: &[Subjects], number: u64) -> Self {
         let generation = Generation { number, hash: policies.hash().clone() };
         let index = index::Index::new(&policies.policies, denied);
-        Self { generation, policies: policies.clone(), index }
+        Self { generation, policies: policies.clone(), concerns: OnceLock::new(), index }
     }
 
     /// Which load of the policy files this set came from.

@@ -1,6 +1,8 @@
 //! Why something is denied: the Allow rule that came nearest, and what it asks
 //! for. A walk over all rules, for people; decisions never use it.
 
+mod caller;
+
 use std::{
     fmt::{self, Display},
     path::Path,

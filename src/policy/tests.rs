@@ -1,5 +1,6 @@
 //! What policies mean, by table and by comparison with a second evaluator.
 
+mod caller;
 mod differential;
 mod files;
 mod naive;
