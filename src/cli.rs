@@ -1,4 +1,4 @@
-//! Commands: `serve`, `check`, `can-i`, `plugin test`.
+//! Commands: `serve`, `check`, `can-i`, `policy test`, `plugin test`.
 //!
 //! Exit codes: 0 done or yes, 1 a negative answer, 2 usage or input that cannot
 //! be used. Answers go to standard output, everything else to standard error.
@@ -7,6 +7,7 @@ mod can_i;
 mod check;
 #[cfg(feature = "plugin")]
 mod plugin;
+mod policy;
 mod suppose;
 mod verdict;
 
@@ -60,6 +61,9 @@ Examples:
   vaultmux-mesh can-i payments/api get payments/db --proofs token --bound-to-pod \\
       --config vaultmux.yaml")]
     CanI(Box<can_i::CanI>),
+    /// Work with policies: try them before they are in force.
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Work with plugins: stores behind a unix socket.
     #[cfg(feature = "plugin")]
     #[command(subcommand)]
@@ -118,6 +122,7 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
             Command::CanI(question) => question.run(),
+            Command::Policy(policy) => policy.run(),
             #[cfg(feature = "plugin")]
             Command::Plugin(plugin) => plugin.run(),
         };

@@ -15,6 +15,7 @@ mod request;
 mod rule;
 mod schema;
 mod source;
+mod suite;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use request::{
     canonical_path, is_token, split_url,
 };
 pub use source::{Policies, load};
+pub use suite::{Case, CaseReport, Check, Coverage, Suite};
 
 use crate::{
     identity::Principal,

@@ -91,6 +91,15 @@ impl PolicySet {
             None => Place { file: policy.origin.file.clone(), line: policy.origin.line },
         })
     }
+
+    /// Every rule: its policy, which of the `to` entries it is, and where it is written.
+    pub(super) fn rules(&self) -> impl Iterator<Item = (Arc<str>, usize, Place)> + '_ {
+        let policies = self.policies.policies.iter();
+        policies.flat_map(|policy| {
+            let rule = |rule| (policy.name.clone(), rule, place(policy, rule));
+            (0..policy.to.len()).map(rule)
+        })
+    }
 }
 
 // === impl Place ===

@@ -2,11 +2,13 @@
 //! document is none.
 
 mod reader;
+mod suite;
 mod target;
 
 use std::{path::Path, sync::Arc};
 
 use reader::{At, Fields, Report, parse_each};
+pub(super) use suite::read as read_suite;
 
 use super::{
     problem::{PolicyProblem, Subjects},

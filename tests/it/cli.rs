@@ -218,6 +218,7 @@ fn every_command_has_help_with_examples() {
         &["serve"],
         &["check"],
         &["can-i"],
+        &["policy", "test"],
         &["plugin", "test"],
     ];
     for command in commands {

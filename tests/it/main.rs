@@ -26,6 +26,7 @@ mod outages;
 mod peers;
 mod plugin;
 mod plugin_proto;
+mod policy_tools;
 mod proofs;
 mod readme;
 mod reload;
