@@ -1,4 +1,4 @@
-//! Commands: `serve`, `check`, `can-i`, `policy test`, `plugin test`.
+//! Commands: `serve`, `check`, `can-i`, `policy test`, `policy replay`, `plugin test`.
 //!
 //! Exit codes: 0 done or yes, 1 a negative answer, 2 usage or input that cannot
 //! be used. Answers go to standard output, everything else to standard error.

@@ -219,6 +219,7 @@ fn every_command_has_help_with_examples() {
         &["check"],
         &["can-i"],
         &["policy", "test"],
+        &["policy", "replay"],
         &["plugin", "test"],
     ];
     for command in commands {

@@ -1,15 +1,18 @@
-//! `policy test` over the sample that ships, and what `can-i` supposes.
+//! `policy test` over the sample that ships, `policy replay` of what the running service
+//! recorded, and what `can-i` supposes.
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
-use crate::harness::repository;
+use crate::harness::{Mesh, Service, repository};
 
 fn run(directory: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vaultmux-mesh"))
@@ -308,4 +311,159 @@ fn can_i_supposes_the_proofs_that_it_is_told() {
         (&json["proofs"], &json["nearest"]["file"], &json["nearest"]["line"]),
         (&json!(["mtls", "token"]), &json!("policies/secrets.yaml"), &json!(18))
     );
+}
+
+const CONFIG: &str = r#"
+mode: development
+listeners:
+  grpc: {address: "127.0.0.1:0"}
+  rest: {address: "127.0.0.1:0"}
+  admin: {address: "127.0.0.1:0"}
+identity: {local: {namespace: prod, service_account: api}}
+backends:
+  local: {type: memory, secrets: {prod/key: canary-1, other/key: canary-2}}
+policies: [policies]
+audit: {sink: "file:{directory}/audit.jsonl"}
+"#;
+
+const POLICY: &str = "
+apiVersion: vaultmux.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: own}
+spec:
+  effect: Allow
+  from: [{namespaces: [prod]}]
+  to: [{secrets: {prefixes: [prod/], verbs: [get, list]}}]
+";
+
+/// Waits until the file has so many lines.
+async fn written(file: PathBuf, count: usize) {
+    let there = async {
+        while fs::read_to_string(&file).map_or(0, |text| text.lines().count()) < count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), there).await.expect("the lines are written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_service_recorded_is_asked_again() {
+    let service = Service::start(&[("config.yaml", CONFIG), ("policies/a.yaml", POLICY)]).await;
+    for (path, status) in [
+        ("/v1/secrets/prod/key", 200),
+        ("/v1/secrets/prod/key", 200),
+        ("/v1/secrets/prod/none", 404),
+        ("/v1/secrets/other/key", 403),
+        ("/v1/secrets", 200),
+    ] {
+        assert_eq!(service.rest_client().get("a", path).await.status, status, "{path}");
+    }
+    let forged = [("x-vaultmux-grant", "canary")];
+    let forged = service.rest_client().request("GET", "a", "/v1/secrets/a", &forged).await;
+    assert_eq!(forged.status, 403);
+    written(service.path("audit.jsonl"), 6).await;
+
+    let here = service.path("");
+    let replay = |policies: &str, more: &[&str]| {
+        let mut all = vec!["policy", "replay", "--audit", "audit.jsonl", policies];
+        all.extend(["--config", "config.yaml"]);
+        all.extend(more);
+        let output = run(&here, &all);
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let same = replay("policies", &[]);
+    assert_eq!(same.0, Some(0), "{same:?}");
+    let counts =
+        "5 of 6 lines were asked again: 0 would change, 0 would be decided by another rule\n";
+    assert!(same.1.starts_with(counts), "{same:?}");
+    assert!(
+        same.1.contains("not asked: 1, refused before any policy was asked (line 6 is the first)"),
+        "{same:?}"
+    );
+
+    let other = POLICY.replace("prefixes: [prod/]", "names: [prod/none, other/key]");
+    fs::write(service.path("new.yaml"), other).expect("write");
+    let other = replay("new.yaml", &[]);
+    assert_eq!(other.0, Some(1), "{other:?}");
+    let expected = "newly denied: 2\n  \
+        2x spiffe://cluster.local/ns/prod/sa/api (local) get secret://local/prod/key\n    \
+        was allowed by policy own, spec.to[0]\n    now denied: no_match\n    such as ";
+    assert!(other.1.starts_with(expected), "{}", other.1);
+    for line in [
+        "newly allowed: 1",
+        "    was denied: no_match",
+        "    now allowed by policy own, spec.to[0] (new.yaml:8)",
+        "5 of 6 lines were asked again: 3 would change, 0 would be decided by another rule",
+    ] {
+        assert!(other.1.lines().any(|found| found == line), "{line}\nis not in\n{}", other.1);
+    }
+    let json = replay("new.yaml", &["--output", "json"]);
+    let json: Value = serde_json::from_str(&json.1).expect("JSON");
+    let denied = &json["newly_denied"][0];
+    let recorded = fs::read_to_string(service.path("audit.jsonl")).expect("text");
+    let first: Value = serde_json::from_str(recorded.lines().next().expect("one")).expect("JSON");
+    assert_eq!(
+        (&denied["count"], &denied["example"]["line"], &denied["example"]["decision_id"]),
+        (&json!(2), &json!(1), &first["decision_id"])
+    );
+    assert_eq!(
+        (&denied["was"]["policy"], &denied["now"]["reason"]),
+        (&json!("own"), &json!("no_match"))
+    );
+    assert_eq!(json["not_asked"][0]["why"], "no_policy_asked");
+
+    // A last line that was cut is counted; a file of nothing else cannot be read.
+    fs::write(service.path("audit.jsonl"), &recorded[..recorded.len() - 9]).expect("write");
+    let cut = replay("policies", &[]);
+    assert_eq!(cut.0, Some(0), "{cut:?}");
+    assert!(cut.1.contains("not readable: 1\n  line 6: "), "{cut:?}");
+    fs::write(service.path("audit.jsonl"), POLICY).expect("write");
+    let none = replay("policies", &[]);
+    assert_eq!(none.0, Some(2), "{none:?}");
+    assert!(none.2.contains("audit.jsonl:2: no line is an audit line: "), "{none:?}");
+    fs::write(service.path("new.yaml"), "a: [").expect("write");
+    assert_eq!(replay("new.yaml", &[]).0, Some(2));
+    assert_eq!(replay("gone.yaml", &[]).0, Some(2));
+}
+
+/// What Envoy asked for is decided again as it was, with the Deny for the request.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_envoy_asked_for_is_asked_again() {
+    let mut mesh = Mesh::builder().config("audit: {sink: stdout}\n").start().await;
+    let api = mesh.api();
+    assert_eq!(api.get("vaultmux.test", "/v1/secrets/zq-orders").await.status, 200);
+    assert_eq!(api.get("vaultmux.test", "/v1/secrets/zq-hidden").await.status, 403);
+    let used = [("x-api-key", "{{secret://local/zq-stripe}}")];
+    assert_eq!(api.request("GET", "api.stripe.test", "/v1/charges", &used).await.status, 200);
+    mesh.service.terminate();
+    assert_eq!(mesh.service.exit_code().await, 0);
+    let recorded = mesh.service.stdout().join("\n") + "\n";
+    fs::write(mesh.service.path("audit.jsonl"), &recorded).expect("write");
+    let here = mesh.service.path("");
+    let replay = |policies: &str| {
+        let arguments =
+            ["policy", "replay", "--audit", "audit.jsonl", policies, "--config", "config.yaml"];
+        let output = run(&here, &arguments);
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let same = replay("policies");
+    assert_eq!(same.0, Some(0), "{same:?}\n{recorded}");
+    assert!(same.1.contains(": 0 would change, 0 would be decided by another rule"), "{same:?}");
+    let deny = "
+apiVersion: vaultmux.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: closed}
+spec:
+  effect: Deny
+  from: [{namespaces: [payments]}]
+  to: [{http: {hosts: [vaultmux.test], paths: [/v1/secrets/zq-orders]}}]
+";
+    fs::write(mesh.service.path("policies/closed.yaml"), deny).expect("write");
+    let closed = replay("policies");
+    assert_eq!(closed.0, Some(1), "{closed:?}");
+    // At the filter that has the request; the other one was asked by name alone.
+    assert!(closed.1.starts_with("newly denied: 1\n"), "{}", closed.1);
+    assert!(closed.1.contains("(mtls) get secret://local/zq-orders\n"), "{}", closed.1);
+    assert!(closed.1.contains("now denied by policy closed, spec.to[0]: denied_by_policy"));
+    mesh.assert_silent();
 }
