@@ -27,6 +27,7 @@ mod peers;
 mod plugin;
 mod plugin_proto;
 mod policy_tools;
+mod policy_tools_docs;
 mod proofs;
 mod readme;
 mod reload;
