@@ -3,10 +3,12 @@
 //! status, headers and body. Translates between HTTP and the core; decides
 //! nothing.
 
+mod authorize;
 mod problem;
 mod record;
 mod secrets;
 
+pub use authorize::{AUTHORIZE_PATH, AuthorizeRequest};
 pub use problem::{Problem, ProblemCode, challenge};
 pub use record::Recorder;
 

@@ -6,6 +6,7 @@
 //! thread, and those that find it full are dropped and counted.
 
 mod line;
+mod replay;
 mod sink;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use self::{
         AuditLine, AuditedDestination, AuditedHttp, AuditedMatch, AuditedPod, AuditedPrincipal,
         Operation,
     },
+    replay::{Change, Example, NotAsked, Replay, Verdict},
     sink::{InvalidSink, Sink},
     trace::trace_id,
 };

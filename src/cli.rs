@@ -1,4 +1,4 @@
-//! Commands: `serve`, `check`, `can-i`, `schema`, `plugin test`.
+//! Commands: `serve`, `check`, `can-i`, `schema`, `policy test`, `policy replay`, `plugin test`.
 //!
 //! Exit codes: 0 done or yes, 1 a negative answer, 2 usage or input that cannot
 //! be used. Answers go to standard output, everything else to standard error.
@@ -7,7 +7,10 @@ mod can_i;
 mod check;
 #[cfg(feature = "plugin")]
 mod plugin;
+mod policy;
 mod schema;
+mod suppose;
+mod verdict;
 
 use std::{
     io::Write,
@@ -55,8 +58,13 @@ Examples:
   vaultmux-mesh can-i payments/api get payments/db --config vaultmux.yaml
   vaultmux-mesh can-i payments/api use secret://aws-prod/shared/stripe \\
       --cluster 'outbound|443||api.stripe.com' --host api.stripe.com --config vaultmux.yaml
-  vaultmux-mesh can-i payments/api POST http://orders.shop/orders/ --config vaultmux.yaml")]
+  vaultmux-mesh can-i payments/api POST http://orders.shop/orders/ --config vaultmux.yaml
+  vaultmux-mesh can-i payments/api get payments/db --proofs token --bound-to-pod \\
+      --config vaultmux.yaml")]
     CanI(Box<can_i::CanI>),
+    /// Work with policies: try them before they are in force.
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Print a JSON Schema, for editors to complete files from.
     #[command(after_help = SCHEMA_HELP)]
     Schema(schema::Schema),
@@ -137,6 +145,7 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
             Command::CanI(question) => question.run(),
+            Command::Policy(policy) => policy.run(),
             Command::Schema(schema) => Ok(schema.run()),
             #[cfg(feature = "plugin")]
             Command::Plugin(plugin) => plugin.run(),

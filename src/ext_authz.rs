@@ -32,7 +32,7 @@ use crate::{
     identity::{GrantScope, Peer, Principal, ServiceAccount},
     metrics::{Edge, Metrics},
     operation::{SecretOperation, check_target, split_query},
-    policy::{Decision, Denial, HttpRequest, Reason, Verb, canonical_host},
+    policy::{Decision, Denial, HttpRequest, Reason, canonical_host},
     snapshot::{Current, IdentityUnavailable, Snapshot},
 };
 
@@ -220,10 +220,13 @@ fn decide<'a>(snapshot: &Snapshot, check: Check<'a>) -> Outcome<'a> {
                         SecretOperation::parse(http.method, below, query, &snapshot.catalog);
                     match parsed {
                         Ok(operation) => {
-                            let decided = match veto(snapshot, &principal, destination, http) {
-                                Some(denial) => Err(denial),
-                                None => secret_decision(snapshot, &principal, &operation),
-                            };
+                            let decided = secret_decision(
+                                snapshot,
+                                &principal,
+                                destination,
+                                http,
+                                &operation,
+                            );
                             outcome.asked.secrets = Some(operation);
                             decided
                         }
@@ -249,52 +252,24 @@ fn refuse(reason: Reason) -> Result<Decision, Denial> {
     Err(Denial::new(reason))
 }
 
-/// The Deny for requests in the mesh that also covers a secret operation. The
-/// caller chooses the host, and must not choose its way around a Deny by it.
-fn veto(
-    snapshot: &Snapshot,
-    principal: &Principal,
-    destination: Option<&ServiceAccount>,
-    http: &Http<'_>,
-) -> Option<Denial> {
-    let path = plain_path(http.path);
-    let denial = match HttpRequest::new(http.method, http.host, &path, destination.cloned()) {
-        Ok(request) => snapshot.policies.authorize_http(principal, &request).err()?,
-        Err(_) => Denial::new(Reason::Malformed),
-    };
-    match denial.reason {
-        Reason::NoMatch | Reason::MissingAttribute(_) => None,
-        Reason::NoIdentity
-        | Reason::InvalidToken
-        | Reason::InvalidIdentity
-        | Reason::Malformed
-        | Reason::DeniedByPolicy
-        | Reason::PolicyInvalid => Some(denial),
-    }
-}
-
 /// A path under a secret route, decoded as the secret's name is; what was accepted as a name
 /// is plain then.
 fn plain_path(path_and_query: &str) -> Cow<'_, str> {
     percent_decode_str(split_query(path_and_query).0).decode_utf8_lossy()
 }
 
+/// Decides about a secret operation, with the Deny for http that covers it too.
 fn secret_decision(
     snapshot: &Snapshot,
     principal: &Principal,
+    destination: Option<&ServiceAccount>,
+    http: &Http<'_>,
     operation: &SecretOperation,
 ) -> Result<Decision, Denial> {
-    let policies = &snapshot.policies;
-    let collection = |verb| {
-        policies.authorize_collection(principal, verb).map(|permit| permit.decision().clone())
-    };
-    match operation {
-        SecretOperation::List { .. } => collection(Verb::List),
-        // The name is in the body: REST decides about it again.
-        SecretOperation::Create => collection(Verb::Create),
-        SecretOperation::Item { verb, secret, .. } => {
-            policies.authorize(principal, *verb, secret).map(|permit| permit.decision().clone())
-        }
+    let path = plain_path(http.path);
+    match HttpRequest::new(http.method, http.host, &path, destination.cloned()) {
+        Ok(by) => snapshot.policies.decide(principal, &operation.question(Some(by))),
+        Err(_) => refuse(Reason::Malformed),
     }
 }
 

@@ -11,6 +11,7 @@ mod forwarded;
 mod grant;
 mod peer;
 mod spiffe;
+mod supposed;
 mod token;
 
 pub use certificate::CertificateError;
@@ -21,6 +22,7 @@ pub use forwarded::{
 pub use grant::{GrantError, GrantKeys, GrantScope};
 pub use peer::{Peer, PeerAddress, PeerPatterns};
 pub use spiffe::{InvalidSpiffeId, ServiceAccount, SpiffeId, TrustDomain, is_namespace};
+pub use supposed::Supposed;
 #[cfg(test)]
 pub(crate) use token::mint;
 pub use token::{

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use crate::{
-    policy::{InvalidRequest, Verb, canonical_host},
+    policy::{Destination, HttpRequest, InvalidRequest, Question, Verb, canonical_host},
     secret::{BackendName, Catalog, InvalidReference, SecretRef},
 };
 
@@ -204,6 +204,25 @@ impl SecretOperation {
         }
         let Parameters { force, refresh, .. } = parameters;
         Ok(Self::Item { verb, secret, force, refresh })
+    }
+}
+
+impl SecretOperation {
+    /// What the policies are to be asked before it is done, if a request in the mesh is `by`
+    /// what it is asked for. To create something is a question of its own: the name is in
+    /// the body, and whoever reads that asks again.
+    #[must_use]
+    pub fn question<'a>(&'a self, by: Option<HttpRequest<'a>>) -> Question<'a> {
+        match self {
+            Self::List { .. } => Question::Collection { verb: Verb::List, by },
+            Self::Create => Question::Collection { verb: Verb::Create, by },
+            Self::Item { verb, secret, .. } => Question::Secret {
+                verb: *verb,
+                secret: Cow::Borrowed(secret),
+                destination: Destination::default(),
+                by,
+            },
+        }
     }
 }
 

@@ -10,10 +10,12 @@ mod document;
 mod explain;
 mod index;
 mod problem;
+mod question;
 mod request;
 mod rule;
 mod schema;
 mod source;
+mod suite;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -23,13 +25,15 @@ use std::{fmt, sync::Arc};
 
 pub use decision::{AuditMatch, Decision, DecisionId, Denial, Generation, Reason};
 pub use document::json_schema;
-pub use explain::{Explanation, NearMiss};
+pub use explain::{Explanation, NearMiss, Place};
 pub use problem::{LoadFailure, PolicyProblem, Subjects};
+pub use question::Question;
 pub use request::{
     Attribute, Connection, Destination, HttpRequest, InvalidRequest, Verb, canonical_host,
-    canonical_path, is_token,
+    canonical_path, is_token, split_url,
 };
 pub use source::{Policies, load};
+pub use suite::{Case, CaseReport, Check, Coverage, Suite};
 
 use crate::{
     identity::Principal,

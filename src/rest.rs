@@ -18,7 +18,9 @@ use tokio::time::{Instant, timeout_at};
 
 use self::caller::CallerError;
 use crate::{
-    api::{self, Api, ApiRequest, Problem, ProblemCode, REQUEST_ID},
+    api::{
+        self, AUTHORIZE_PATH, Api, ApiRequest, AuthorizeRequest, Problem, ProblemCode, REQUEST_ID,
+    },
     metrics::{Edge, Metrics},
     net::RemotePeer,
     operation::SECRETS_PATH,
@@ -77,7 +79,8 @@ impl Rest {
             };
         }
         let below = match path.strip_prefix(SECRETS_PATH) {
-            Some(below) if below.is_empty() || below.starts_with('/') => below,
+            Some(below) if below.is_empty() || below.starts_with('/') => Some(below),
+            _ if path == AUTHORIZE_PATH => None,
             _ => return api::not_found(request_id),
         };
         let local = snapshot.local.as_ref().filter(|_| {
@@ -105,15 +108,13 @@ impl Rest {
                 Err(code) => return api::refuse(Problem::new(code), request_id),
             },
         };
-        let request = ApiRequest {
-            method: &head.method,
-            below,
-            query: head.uri.query(),
-            body: &body,
-            request_id,
-            traceparent,
+        let (method, caller) = (&head.method, caller.as_ref().map_err(|error| *error));
+        let Some(below) = below else {
+            let request = AuthorizeRequest { method, body: &body, request_id, traceparent };
+            return self.api.authorize(&snapshot, caller, &request);
         };
-        let caller = caller.as_ref().map_err(|error| *error);
+        let query = head.uri.query();
+        let request = ApiRequest { method, below, query, body: &body, request_id, traceparent };
         self.api.answer(&snapshot, caller, request, deadline).await
     }
 

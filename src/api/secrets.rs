@@ -181,7 +181,7 @@ fn secret_response(secret: &SecretRef, record: &SecretRecord) -> Response<Bytes>
     )
 }
 
-fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
     let body = serde_json::to_vec(body).expect("strings are always JSON");
     let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
@@ -192,7 +192,7 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
 
 /// Parses a body. The parser's own words stay out of the answer: they quote the
 /// input, and the input holds a secret.
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     if body.is_empty() {
         return Err(Problem::body("request body is required"));
     }

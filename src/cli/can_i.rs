@@ -4,14 +4,18 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use serde_json::json;
 
-use super::{Answer, Output, load, print};
+use super::{
+    Answer, Output, load, print,
+    suppose::{Suppose, supposed},
+    verdict,
+};
 use crate::{
     app::load_policies,
     config::Config,
-    identity::{Evidence, Principal, ServiceAccount, SpiffeId, TrustDomain},
-    policy::{Destination, Explanation, HttpRequest, PolicySet, Verb, canonical_host},
+    identity::{Principal, ProofKind, ServiceAccount},
+    operation::split_query,
+    policy::{Destination, Explanation, HttpRequest, PolicySet, Verb, canonical_host, split_url},
     secret::{NameEncoding, SecretRef},
 };
 
@@ -28,9 +32,8 @@ pub(super) struct CanI {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Trust domain of the service account; the first configured one if not given.
-    #[arg(long)]
-    trust_domain: Option<String>,
+    #[command(flatten)]
+    suppose: Suppose,
     /// For `use`: the cluster that the request is routed to.
     #[arg(long)]
     cluster: Option<String>,
@@ -58,27 +61,19 @@ impl CanI {
         let config = load(&self.config)?;
         let policies = load_policies(&config).map_err(|failure| anyhow::anyhow!("{failure}"))?;
         let set = PolicySet::compile(&policies, 1);
-        let principal = self.principal(&config)?;
-        let explanation = match self.target.split_once("://") {
-            Some(("http" | "https", rest)) => self.explain_url(rest, &set, &principal)?,
-            _ => self.explain_secret(&config, &set, &principal)?,
-        };
-        Ok(self.report(&principal, &explanation))
-    }
-
-    /// The principal as a certificate of the mesh would prove it.
-    fn principal(&self, config: &Config) -> anyhow::Result<Principal> {
-        let service_account = ServiceAccount::parse(&self.service_account)
-            .with_context(|| format!("{:?} is not <namespace>/<name>", self.service_account))?;
         let domains = &config.identity.trust_domains;
-        let trust_domain = match &self.trust_domain {
-            None => domains[0].clone(),
-            Some(name) => TrustDomain::parse(name).context("--trust-domain")?,
+        let principal = self.suppose.principal(&self.service_account, domains)?;
+        let explanation = match split_url(&self.target) {
+            Some((host, path)) => {
+                let below = canonical_host(host).is_ok_and(|host| {
+                    config.secret_routes.below(&host, split_query(path).0).is_some()
+                });
+                anyhow::ensure!(!below, "{} is a secret route: ask about the secret", self.target);
+                self.explain_url(host, path, &set, &principal)?
+            }
+            None => self.explain_secret(&config, &set, &principal)?,
         };
-        let mut evidence = Evidence::default();
-        let id = SpiffeId { trust_domain, service_account };
-        evidence.add_mtls(&id.to_string(), "");
-        Ok(evidence.principal(domains)?)
+        Ok(self.report(&set, &principal, &explanation))
     }
 
     fn explain_secret(
@@ -107,13 +102,11 @@ impl CanI {
 
     fn explain_url(
         &self,
-        rest: &str,
+        host: &str,
+        path: &str,
         set: &PolicySet,
         principal: &Principal,
     ) -> anyhow::Result<Explanation> {
-        let at = rest.find('/').unwrap_or(rest.len());
-        let (host, path) = rest.split_at(at);
-        let path = if path.is_empty() { "/" } else { path };
         let destination = match &self.destination {
             None => None,
             Some(text) => Some(ServiceAccount::parse(text).context("--destination")?),
@@ -125,45 +118,23 @@ impl CanI {
         Ok(set.explain_http(principal, &request))
     }
 
-    fn report(&self, principal: &Principal, explanation: &Explanation) -> Answer {
-        let (decision, reason) = match &explanation.outcome {
-            Ok(decision) => (decision, None),
-            Err(denial) => (&denial.decision, Some(denial.reason)),
-        };
-        let answer = if reason.is_none() { Answer::Yes } else { Answer::No };
-        if self.output == Output::Json {
-            let nearest = explanation.nearest.as_ref().map(
-                |near| json!({"policy": &*near.policy, "rule": near.rule, "unmet": near.unmet}),
-            );
-            print(
-                &json!({
-                    "allowed": answer == Answer::Yes,
-                    "principal": principal.to_string(),
-                    "reason": reason.map(|reason| reason.as_str()),
-                    "policy": decision.policy.as_deref(),
-                    "rule": decision.rule,
-                    "nearest": nearest,
-                })
-                .to_string(),
-            );
-            return answer;
+    fn report(&self, set: &PolicySet, principal: &Principal, explanation: &Explanation) -> Answer {
+        match self.output {
+            Output::Json => {
+                let mut answer = verdict::to_json(set, explanation);
+                answer["principal"] = principal.to_string().into();
+                let proofs = principal.proofs().iter().map(ProofKind::as_str);
+                answer["proofs"] = proofs.collect();
+                answer["bound_to_pod"] = principal.is_bound_to_pod().into();
+                print(&answer.to_string());
+            }
+            Output::Text => {
+                print(&verdict::in_words(set, explanation));
+                let nearest = explanation.nearest.iter();
+                nearest.flat_map(verdict::nearest_in_words).for_each(|line| print(&line));
+                supposed(principal, explanation).iter().for_each(|line| print(line));
+            }
         }
-        let by = match (&decision.policy, decision.rule) {
-            (Some(policy), Some(rule)) => format!(" by policy {policy}, spec.to[{rule}]"),
-            (Some(policy), None) => format!(" by policy {policy}"),
-            (None, _) => String::new(),
-        };
-        match reason {
-            None => print(&format!("allowed{by}")),
-            Some(reason) => print(&format!("denied{by}: {}", reason.as_str())),
-        }
-        if let Some(near) = &explanation.nearest {
-            print(&format!(
-                "nearest rule that would allow: {}, spec.to[{}]",
-                near.policy, near.rule
-            ));
-            near.unmet.iter().for_each(|unmet| print(&format!("  but {unmet}")));
-        }
-        answer
+        if explanation.outcome.is_ok() { Answer::Yes } else { Answer::No }
     }
 }

@@ -1,13 +1,22 @@
 //! Why something is denied: the Allow rule that came nearest, and what it asks
 //! for. A walk over all rules, for people; decisions never use it.
 
-use std::{fmt::Display, sync::Arc};
+mod caller;
+
+use std::{
+    fmt::{self, Display},
+    path::Path,
+    sync::Arc,
+};
 
 use super::{
-    Decision, Denial, Destination, HttpRequest, Permit, PolicySet, Verb,
+    Decision, Denial, Destination, HttpRequest, Permit, PolicySet, Reason, Verb,
     rule::{Among, DestinationRule, Held, HttpRule, Pattern, Policy, SecretRule, Shape, Subject},
 };
 use crate::{identity::Principal, secret::SecretRef};
+
+/// How many entries of a list a sentence names.
+const NAMED: usize = 20;
 
 /// A decision, and for a refusal what was missing.
 #[derive(Clone, Debug)]
@@ -26,8 +35,21 @@ pub struct NearMiss {
     pub policy: Arc<str>,
     /// Which of its `to` entries, from 0.
     pub rule: usize,
+    /// Where that is written; for whoever may read the files.
+    pub place: Place,
     /// A sentence for each condition that does not hold.
     pub unmet: Vec<String>,
+    /// Whether other proofs of the same identity would help.
+    pub unmet_proofs: bool,
+}
+
+/// Where something is written. Prints as `FILE:LINE`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The file, as it was named.
+    pub file: Arc<Path>,
+    /// From 1; 0 if there is no such line.
+    pub line: u64,
 }
 
 // === impl PolicySet ===
@@ -59,6 +81,54 @@ impl PolicySet {
         let outcome = self.authorize_http(principal, request);
         explain(outcome, principal, self.policies.http_allows(), |rule| http_unmet(rule, request))
     }
+
+    /// Where the rule that decided is written; none for default deny.
+    #[must_use]
+    pub fn place(&self, decision: &Decision) -> Option<Place> {
+        let policy = self.policies.named(decision.policy.as_deref()?)?;
+        Some(match decision.rule {
+            Some(rule) => place(policy, rule),
+            None => Place { file: policy.origin.file.clone(), line: policy.origin.line },
+        })
+    }
+
+    /// Every rule: its policy, which of the `to` entries it is, and where it is written.
+    pub(super) fn rules(&self) -> impl Iterator<Item = (Arc<str>, usize, Place)> + '_ {
+        let policies = self.policies.policies.iter();
+        policies.flat_map(|policy| {
+            let rule = |rule| (policy.name.clone(), rule, place(policy, rule));
+            (0..policy.to.len()).map(rule)
+        })
+    }
+}
+
+// === impl Place ===
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}", self.file.display()),
+            line => write!(f, "{}:{line}", self.file.display()),
+        }
+    }
+}
+
+fn place(policy: &Policy, rule: usize) -> Place {
+    let line = policy.origin.to.get(rule).copied().unwrap_or_default();
+    Place { file: policy.origin.file.clone(), line }
+}
+
+// === impl Explanation ===
+
+impl Explanation {
+    /// What decided, and why it was denied if it was.
+    #[must_use]
+    pub fn decision(&self) -> (&Decision, Option<Reason>) {
+        match &self.outcome {
+            Ok(decision) => (decision, None),
+            Err(denial) => (&denial.decision, Some(denial.reason)),
+        }
+    }
 }
 
 fn explain<'p, R: 'p>(
@@ -71,18 +141,32 @@ fn explain<'p, R: 'p>(
         return Explanation { outcome, nearest: None };
     }
     let near_miss = |(policy, rule, target): (&Policy, usize, &R)| {
-        let subjects = policy.from.iter().map(|from| subject_unmet(from, principal));
-        let mut unmet = subjects.min_by_key(Vec::len).unwrap_or_default();
+        let subjects = policy.from.iter().map(|from| (subject_unmet(from, principal), from));
+        let nearest = subjects.min_by_key(|(unmet, _)| unmet.len());
+        let unmet_proofs = nearest.as_ref().is_some_and(|(_, from)| !from.is_proven_by(principal));
+        let mut unmet = nearest.map(|(unmet, _)| unmet).unwrap_or_default();
         unmet.extend(target_unmet(target));
-        NearMiss { policy: policy.name.clone(), rule, unmet }
+        NearMiss {
+            policy: policy.name.clone(),
+            rule,
+            place: place(policy, rule),
+            unmet,
+            unmet_proofs,
+        }
     };
     // Of several the first by name, as in decisions.
     let nearest = allows.map(near_miss).min_by_key(|miss| miss.unmet.len());
     Explanation { outcome, nearest }
 }
 
+/// A list in a sentence, which stays one that can be read.
 fn join<T: Display>(items: impl IntoIterator<Item = T>) -> String {
-    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+    let mut items = items.into_iter();
+    let named: Vec<_> = items.by_ref().take(NAMED).map(|item| item.to_string()).collect();
+    match items.count() {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
 }
 
 fn subject_unmet(from: &Subject, principal: &Principal) -> Vec<String> {

@@ -188,6 +188,19 @@ impl Index {
         self.decide(tally, generation)
     }
 
+    /// The rules of the subjects that the principal falls under, narrow ones first: each with
+    /// its policy, and maybe several times. What else a subject asks is to be looked at.
+    pub(super) fn rules_of<'i>(
+        &'i self,
+        principal: &'i Principal,
+    ) -> impl Iterator<Item = (&'i Policy, usize)> {
+        let rules = self.subjects.of(principal).flat_map(|bucket| &bucket.rules);
+        rules.map(|rule| {
+            let Rule { policy, position } = &self.rules[*rule as usize];
+            (&**policy, *position)
+        })
+    }
+
     fn holds(&self, condition: u32, principal: &Principal) -> bool {
         condition == 0 || self.conditions[condition as usize - 1].holds(principal)
     }

@@ -171,6 +171,15 @@ impl<'a> HttpRequest<'a> {
     }
 }
 
+/// Splits an `http` or `https` URL into its authority and its path with query; none for
+/// anything else.
+#[must_use]
+pub fn split_url(url: &str) -> Option<(&str, &str)> {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?;
+    let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    Some((host, if path.is_empty() { "/" } else { path }))
+}
+
 /// Refuses what is not a method; the case stays.
 ///
 /// # Errors
@@ -347,6 +356,25 @@ mod tests {
         for authority in refused {
             assert_eq!(canonical_host(authority), Err(InvalidRequest::Host), "{authority:?}");
         }
+    }
+
+    #[test]
+    fn urls_have_an_authority_and_a_path() {
+        for (url, expected) in [
+            ("http://a.test", Some(("a.test", "/"))),
+            ("https://a.test:8/b?c#d", Some(("a.test:8", "/b?c#d"))),
+            // What is not a host or a path is found where those are read.
+            ("http://u@a/b", Some(("u@a", "/b"))),
+            ("http://a?b", Some(("a", "?b"))),
+            ("http://", Some(("", "/"))),
+            ("HTTP://a/", None),
+            ("ftp://a/", None),
+            ("a.test/b", None),
+            ("", None),
+        ] {
+            assert_eq!(split_url(url), expected, "{url}");
+        }
+        assert_eq!(canonical_path("?b"), Err(InvalidRequest::Path));
     }
 
     #[test]

@@ -27,12 +27,12 @@ pub(super) struct Policy {
 
 /// Where a policy is written, for reports.
 #[derive(Clone, Debug)]
-#[expect(dead_code, reason = "for reports about rules")]
 pub(super) struct Origin {
     pub(super) file: Arc<Path>,
     /// Of its name.
     pub(super) line: u64,
     /// Of each `from` entry.
+    #[expect(dead_code, reason = "for reports about rules")]
     pub(super) from: Vec<u64>,
     /// Of each `to` entry.
     pub(super) to: Vec<u64>,
@@ -161,7 +161,12 @@ impl Subject {
         self.names(principal.service_account())
             && (self.trust_domains.is_empty()
                 || self.trust_domains.contains(principal.trust_domain()))
-            && principal.proofs().contains(self.require)
+            && self.is_proven_by(principal)
+    }
+
+    /// Whether the principal has the proofs that the entry asks for.
+    pub(super) fn is_proven_by(&self, principal: &Principal) -> bool {
+        principal.proofs().contains(self.require)
             && (!self.bound_to_pod || principal.is_bound_to_pod())
     }
 

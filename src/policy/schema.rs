@@ -3,11 +3,13 @@
 
 pub(super) mod keys;
 mod reader;
+mod suite;
 mod target;
 
 use std::{path::Path, sync::Arc};
 
 use reader::{At, Fields, Report, parse_each};
+pub(super) use suite::read as read_suite;
 
 use super::{
     problem::{PolicyProblem, Subjects},

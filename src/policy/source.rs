@@ -248,6 +248,12 @@ impl Policies {
         })
     }
 
+    /// The policy of that name.
+    pub(super) fn named(&self, name: &str) -> Option<&Policy> {
+        let at = self.policies.binary_search_by(|policy| (*policy.name).cmp(name)).ok()?;
+        Some(&self.policies[at])
+    }
+
     /// How many policies there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -1,10 +1,12 @@
 //! What policies mean, by table and by comparison with a second evaluator.
 
+mod caller;
 mod differential;
 mod files;
 mod json_schema;
 mod naive;
 mod outcomes;
+mod questions;
 mod random;
 mod semantics;
 

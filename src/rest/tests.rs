@@ -1,6 +1,8 @@
 //! The REST listener, driven without a socket: vaultmux-server's behaviour, and
 //! where we differ on purpose.
 
+mod authorize;
+
 use std::{sync::Arc, time::SystemTime};
 
 use axum::{Router, body::Body};

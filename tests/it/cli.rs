@@ -18,6 +18,7 @@ listeners:
 backends:
   local: {type: memory, secrets: {prod/key: canary}}
 policies: [policies.yaml]
+secret_routes: [{hosts: [vaultmux.test], prefix: /v1/secrets}]
 ";
 
 const POLICIES: &str = r#"apiVersion: vaultmux.dev/v1alpha1
@@ -91,7 +92,7 @@ fn mistakes_are_one_line_with_exit_code_2() {
             "listeners.rest: policies.yaml: does not hold a certificate",
         ),
         (&format!("{CONFIG}identity: {{grant: {{key_file: none.key}}}}\n"), POLICIES, "identity.grant.key_file none.key: "),
-        (&format!("{CONFIG}telemetry: {{log: {{level: 'a=b=c'}}}}\n"), POLICIES, "vaultmux.yaml:9: telemetry.log.level: \"a=b=c\" is neither"),
+        (&format!("{CONFIG}telemetry: {{log: {{level: 'a=b=c'}}}}\n"), POLICIES, "vaultmux.yaml:10: telemetry.log.level: \"a=b=c\" is neither"),
     ];
     for (config, policies, expected) in cases {
         let directory = directory(&[("vaultmux.yaml", config), ("policies.yaml", policies)]);
@@ -161,7 +162,7 @@ fn can_i_answers_with_the_rule_that_says_so() {
     };
     let allowed = ask(&["prod/api", "get", "prod/key"]);
     assert_eq!(allowed.0, Some(0), "{allowed:?}");
-    assert_eq!(allowed.1, "allowed by policy own-namespace, spec.to[0]\n");
+    assert_eq!(allowed.1, "allowed by policy own-namespace, spec.to[0] (policies.yaml:8)\n");
     let denied = ask(&["prod/api", "get", "other/key"]);
     assert_eq!(denied.0, Some(1), "{denied:?}");
     assert!(denied.1.starts_with("denied: no_match\n"), "{denied:?}");
@@ -181,7 +182,7 @@ fn can_i_answers_with_the_rule_that_says_so() {
     ]);
     assert_eq!(
         (used.0, used.1.as_str()),
-        (Some(0), "allowed by policy own-namespace, spec.to[2]\n")
+        (Some(0), "allowed by policy own-namespace, spec.to[2] (policies.yaml:12)\n")
     );
     let elsewhere =
         ask(&["prod/api", "use", reference, "--cluster", "evil", "--host", "api.stripe.test"]);
@@ -195,6 +196,8 @@ fn can_i_answers_with_the_rule_that_says_so() {
     let json: serde_json::Value = serde_json::from_str(&json.1).expect("JSON");
     assert_eq!(json["allowed"], false);
     assert_eq!(json["nearest"]["policy"], "own-namespace");
+    assert_eq!(json["nearest"]["line"], 8);
+    assert_eq!(ask(&["prod/api", "GET", "http://vaultmux.test/v1/secrets/a"]).0, Some(2));
     for wrong in [
         ["prod", "get", "prod/key"],
         ["prod/api", "read", "prod/key"],
@@ -211,7 +214,14 @@ fn can_i_answers_with_the_rule_that_says_so() {
 #[test]
 fn every_command_has_help_with_examples() {
     let directory = directory(&[]);
-    let commands: [&[&str]; _] = [&["serve"], &["check"], &["can-i"], &["plugin", "test"]];
+    let commands: [&[&str]; _] = [
+        &["serve"],
+        &["check"],
+        &["can-i"],
+        &["policy", "test"],
+        &["policy", "replay"],
+        &["plugin", "test"],
+    ];
     for command in commands {
         let help = run(directory.path(), &[command, &["--help"]].concat());
         assert_eq!(help.status.code(), Some(0));

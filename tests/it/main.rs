@@ -26,6 +26,8 @@ mod outages;
 mod peers;
 mod plugin;
 mod plugin_proto;
+mod policy_tools;
+mod policy_tools_docs;
 mod proofs;
 mod readme;
 mod reload;

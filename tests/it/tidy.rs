@@ -151,6 +151,7 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("k8s_openapi", &["backends", "identity"]),
         ("kube", &["apiserver", "identity"]),
         ("prost", &["backends"]),
+        ("quick_junit", &["cli"]),
         ("tonic_prost", &["backends"]),
         ("reqwest", &["backends", "identity"]),
         ("governor", &["identity", "resolver"]),

@@ -56,12 +56,13 @@ impl<V: Default> SubjectMap<V> {
 }
 
 impl<V> SubjectMap<V> {
-    /// All that holds for this principal.
+    /// All that holds for this principal, the narrowest first.
     pub(super) fn of<'m>(&'m self, principal: &'m Principal) -> impl Iterator<Item = &'m V> {
-        std::iter::once(&self.everyone)
-            .chain(self.accounts.get(principal.service_account()))
+        let account = self.accounts.get(principal.service_account()).into_iter();
+        account
             .chain(self.namespaces.get(principal.namespace()))
             .chain(self.prefixes.matches(principal.namespace()).map(|(_, value)| value))
+            .chain(std::iter::once(&self.everyone))
     }
 
     /// The same map of other values.

@@ -117,7 +117,7 @@ fn namespaces_of_which_the_same_is_said_share_it() {
     });
     let targets = |policies: &Policies, n: usize| {
         let who = principal("td", &format!("n{n}/x"), true);
-        let targets = policies.index.subjects.of(&who).nth(1).map(|bucket| bucket.targets.clone());
+        let targets = policies.index.subjects.of(&who).next().map(|bucket| bucket.targets.clone());
         targets.expect("a bucket")
     };
     let policies = loaded(own);

@@ -1,0 +1,280 @@
+//! `POST /v1/authorize`: may I? A caller asks about itself, and nothing is done.
+//!
+//! The answer is not a decision about a request: it is neither counted nor audited as one,
+//! and no store hears of it. What a refusal tells of policies is
+//! [`PolicySet::explain_to_caller`](crate::policy::PolicySet::explain_to_caller)'s to bound.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Api, finish, identity_reason,
+    problem::{Problem, ProblemCode},
+    secrets::{json, parse},
+};
+use crate::{
+    identity::{IdentityError, Principal, ProofKind, ServiceAccount},
+    operation::split_query,
+    policy::{
+        Denial, Destination, Explanation, HttpRequest, InvalidRequest, NearMiss, Question, Verb,
+        canonical_host, split_url,
+    },
+    secret::{NameEncoding, SecretField, SecretRef, SecretVersion},
+    snapshot::Snapshot,
+};
+
+/// Where the question is asked.
+pub const AUTHORIZE_PATH: &str = "/v1/authorize";
+
+/// A caller's question about itself.
+#[derive(Debug)]
+pub struct AuthorizeRequest<'a> {
+    /// As sent.
+    pub method: &'a Method,
+    /// The whole body.
+    pub body: &'a [u8],
+    /// Echoed in the answer.
+    pub request_id: &'a str,
+    /// The header of that name, where it was sent once.
+    pub traceparent: Option<&'a str>,
+}
+
+/// Unknown members are refused: an answer to another question than was meant is worse
+/// than none.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    verb: Option<Verb>,
+    secret: Option<String>,
+    r#ref: Option<String>,
+    backend: Option<String>,
+    version: Option<String>,
+    field: Option<String>,
+    method: Option<String>,
+    url: Option<String>,
+    host: Option<String>,
+    path: Option<String>,
+    destination: Option<BodyDestination>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum BodyDestination {
+    /// Of a request: the service account of the workload that serves it.
+    Workload(String),
+    /// Of `use`.
+    Toward(Toward),
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Toward {
+    host: Option<String>,
+    cluster: Option<String>,
+    route: Option<String>,
+    sni: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    allowed: bool,
+    principal: String,
+    proofs: Vec<&'static str>,
+    reason: Option<&'static str>,
+    policy: Option<&'a str>,
+    rule: Option<usize>,
+    generation: u64,
+    policy_hash: &'a str,
+    decision_id: String,
+    nearest: Option<Nearest<'a>>,
+}
+
+/// Without where the rule is written: files are the operator's.
+#[derive(Serialize)]
+struct Nearest<'a> {
+    policy: &'a str,
+    rule: usize,
+    unmet: &'a [String],
+}
+
+// === impl Api ===
+
+impl Api {
+    /// Answers what the caller may, without doing it. A stranger is refused, counted and
+    /// audited as everywhere.
+    #[must_use]
+    pub fn authorize(
+        &self,
+        snapshot: &Snapshot,
+        caller: Result<&Principal, IdentityError>,
+        request: &AuthorizeRequest<'_>,
+    ) -> Response<Bytes> {
+        let AuthorizeRequest { method, body, request_id, traceparent } = *request;
+        let caller = match caller {
+            Ok(caller) => caller,
+            Err(error) => {
+                let denial = Denial::new(identity_reason(error));
+                return self.deny(snapshot, denial, request_id, traceparent);
+            }
+        };
+        let answer = match *method {
+            Method::POST => answer(snapshot, caller, body),
+            _ => Err(Problem::not_allowed("POST")),
+        };
+        let mut response = answer.unwrap_or_else(|problem| problem.into_response(request_id));
+        finish(response.headers_mut(), request_id);
+        response
+    }
+}
+
+fn answer(
+    snapshot: &Snapshot,
+    caller: &Principal,
+    body: &[u8],
+) -> Result<Response<Bytes>, Problem> {
+    let body: Body = parse(body)?;
+    let explanation = {
+        let question = body.question(snapshot)?;
+        snapshot.policies.explain_to_caller(caller, &question)
+    };
+    let generation = snapshot.policies.generation();
+    let (decision, reason) = explanation.decision();
+    // Without what was asked for: logs name no secrets.
+    tracing::debug!(
+        allowed = reason.is_none(),
+        reason = reason.map(crate::policy::Reason::as_str),
+        policy.name = decision.policy.as_deref(),
+        policy.rule = decision.rule,
+        policy.generation = decision.generation,
+        principal = %caller,
+        proofs = %caller.proofs(),
+        decision_id = %decision.id,
+        "dry run"
+    );
+    let Explanation { nearest, .. } = &explanation;
+    Ok(json(
+        StatusCode::OK,
+        &Answer {
+            allowed: reason.is_none(),
+            principal: caller.to_string(),
+            proofs: caller.proofs().iter().map(ProofKind::as_str).collect(),
+            reason: reason.map(crate::policy::Reason::as_str),
+            policy: decision.policy.as_deref(),
+            rule: decision.rule,
+            generation: decision.generation,
+            policy_hash: &generation.hash,
+            decision_id: decision.id.to_string(),
+            nearest: nearest.as_ref().map(|NearMiss { policy, rule, unmet, .. }| Nearest {
+                policy,
+                rule: *rule,
+                unmet,
+            }),
+        },
+    ))
+}
+
+// === impl Body ===
+
+impl Body {
+    fn question(&self, snapshot: &Snapshot) -> Result<Question<'_>, Problem> {
+        let about_http = [&self.method, &self.url, &self.host, &self.path];
+        let about_secret = [&self.secret, &self.r#ref, &self.backend, &self.version, &self.field];
+        let secret = self.verb.is_some() || about_secret.iter().any(|it| it.is_some());
+        match (secret, about_http.iter().any(|it| it.is_some())) {
+            (true, false) => self.about_secret(snapshot),
+            (false, true) => self.about_http(snapshot),
+            _ => Err(Problem::body("either verb and secret, or method and url, are required")),
+        }
+    }
+
+    fn about_secret(&self, snapshot: &Snapshot) -> Result<Question<'_>, Problem> {
+        let verb = self.verb.ok_or_else(|| Problem::body("verb is required"))?;
+        let secret = self.located(snapshot)?;
+        let selects = secret.field.is_some() || secret.version != SecretVersion::Latest;
+        if selects && !matches!(verb, Verb::Get | Verb::Use) {
+            return Err(Problem::body("version and field go with get and use"));
+        }
+        let destination = match (&self.destination, verb) {
+            (None, _) => Destination::default(),
+            (Some(BodyDestination::Toward(toward)), Verb::Use) => toward.as_destination()?,
+            (Some(_), Verb::Use) => {
+                return Err(Problem::body("the destination of use is an object"));
+            }
+            (Some(_), _) => return Err(Problem::body("only use has a destination")),
+        };
+        Ok(Question::Secret { verb, secret: Cow::Owned(secret), destination, by: None })
+    }
+
+    fn located(&self, snapshot: &Snapshot) -> Result<SecretRef, Problem> {
+        let Self { secret, r#ref, backend, version, field, .. } = self;
+        match (secret, r#ref) {
+            (None, Some(reference)) => {
+                if [backend, version, field].iter().any(|part| part.is_some()) {
+                    return Err(Problem::body("ref has backend, version and field in it"));
+                }
+                Ok(snapshot.catalog.parse_reference(reference)?)
+            }
+            (Some(name), None) => {
+                let catalog = &snapshot.catalog;
+                let mut secret = catalog.locate(name, NameEncoding::Plain, backend.as_deref())?;
+                let version = version.as_deref().map(SecretVersion::parse).transpose()?;
+                secret.version = version.unwrap_or_default();
+                secret.field = field.as_deref().map(SecretField::parse).transpose()?;
+                Ok(secret)
+            }
+            _ => Err(Problem::body("either secret or ref is required")),
+        }
+    }
+
+    fn about_http(&self, snapshot: &Snapshot) -> Result<Question<'_>, Problem> {
+        let method = self.method.as_deref().ok_or_else(|| Problem::body("method is required"))?;
+        let (host, path) = match (&self.url, &self.host, &self.path) {
+            (Some(url), None, None) => {
+                split_url(url).ok_or_else(|| Problem::body("url is not http or https"))?
+            }
+            (None, Some(host), Some(path)) => (host.as_str(), path.as_str()),
+            _ => return Err(Problem::body("either url, or host and path, are required")),
+        };
+        let workload = match &self.destination {
+            None => None,
+            Some(BodyDestination::Workload(account)) => {
+                let account = ServiceAccount::parse(account);
+                Some(account.map_err(|_| Problem::body("destination is not namespace/name"))?)
+            }
+            Some(BodyDestination::Toward(_)) => {
+                return Err(Problem::body("the destination of a request is namespace/name"));
+            }
+        };
+        let request = HttpRequest::new(method, host, path, workload).map_err(malformed)?;
+        if snapshot.secret_routes.below(request.host(), split_query(path).0).is_some() {
+            return Err(Problem::body("this is a secret route: ask about the secret"));
+        }
+        Ok(Question::Http(request))
+    }
+}
+
+fn malformed(error: InvalidRequest) -> Problem {
+    Problem::with_error(ProblemCode::MalformedRequest, error.to_string())
+}
+
+// === impl Toward ===
+
+impl Toward {
+    fn as_destination(&self) -> Result<Destination<'_>, Problem> {
+        // Rules have hosts in their one spelling, and the proxy's is brought to it.
+        if let Some(host) = &self.host
+            && canonical_host(host).map_err(malformed)? != host.as_str()
+        {
+            return Err(Problem::body("host must be lower-case, without port"));
+        }
+        Ok(Destination {
+            host: self.host.as_deref(),
+            cluster: self.cluster.as_deref(),
+            route: self.route.as_deref(),
+            sni: self.sni.as_deref(),
+        })
+    }
+}
