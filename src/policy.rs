@@ -10,6 +10,7 @@ mod explain;
 mod index;
 mod problem;
 mod request;
+mod review;
 mod rule;
 mod schema;
 mod source;
@@ -27,6 +28,7 @@ pub use request::{
     Attribute, Connection, Destination, HttpRequest, InvalidRequest, Verb, canonical_host,
     canonical_path, is_token,
 };
+pub use review::{Finding, FindingKind, Surroundings, unread_files};
 pub use source::{Policies, load};
 
 use crate::{

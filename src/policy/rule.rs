@@ -22,13 +22,11 @@ pub(super) struct Policy {
     pub(super) audit: bool,
     pub(super) from: Arc<[Subject]>,
     pub(super) to: Vec<Target>,
-    #[expect(dead_code, reason = "for reports about rules")]
     pub(super) origin: Origin,
 }
 
 /// Where a policy is written, for reports.
 #[derive(Clone, Debug)]
-#[expect(dead_code, reason = "for reports about rules")]
 pub(super) struct Origin {
     pub(super) file: Arc<Path>,
     /// Of its name.
@@ -216,6 +214,18 @@ impl Pattern {
         match &self.shape {
             Shape::Any => true,
             Shape::Exact(template) | Shape::Prefix(template) => template.applies_to(principal),
+        }
+    }
+}
+
+// === impl Shape ===
+
+impl Shape {
+    /// As written, with its placeholders.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Any => "*".to_owned(),
+            Self::Exact(template) | Self::Prefix(template) => template.to_string(),
         }
     }
 }

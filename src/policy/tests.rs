@@ -1,10 +1,10 @@
 //! What policies mean, by table and by comparison with a second evaluator.
 
-mod differential;
+pub(super) mod differential;
 mod files;
 mod naive;
 mod outcomes;
-mod random;
+pub(super) mod random;
 mod semantics;
 
 use crate::{
