@@ -3,6 +3,7 @@
 mod audit;
 mod aws_identity;
 mod aws_proxy;
+mod check_findings;
 mod cli;
 mod demo;
 mod descriptors;
