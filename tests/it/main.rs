@@ -27,6 +27,7 @@ mod outages;
 mod peers;
 mod plugin;
 mod plugin_proto;
+mod policies_docs;
 mod proofs;
 mod readme;
 mod reload;
