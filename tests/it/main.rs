@@ -1,6 +1,7 @@
 //! The program from outside: its commands, its listeners, a real Envoy in front.
 
 mod audit;
+mod audit_mode;
 mod aws_identity;
 mod aws_proxy;
 mod check_findings;
@@ -12,6 +13,7 @@ mod environment;
 mod envoy_authz;
 mod envoy_bodies;
 mod envoy_failure;
+mod envoy_http_rules;
 mod envoy_identity;
 mod envoy_injection;
 mod envoy_panic;
@@ -28,6 +30,7 @@ mod peers;
 mod plugin;
 mod plugin_proto;
 mod policies_docs;
+mod policy_bad_input;
 mod proofs;
 mod readme;
 mod reload;
