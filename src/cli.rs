@@ -44,10 +44,15 @@ enum Command {
     Serve(Serve),
     /// Check configuration and policies without running anything.
     #[command(after_help = "\
-Exit codes: 0 all is well, 1 something is wrong, 2 the file cannot be read.
+Warnings name policies that are most likely not meant: rules that decide nothing,
+that can never match, or that grant more than they seem to. They are no errors.
+
+Exit codes: 0 all is well, 1 something is wrong, or with --deny-warnings likely
+to be, 2 the file cannot be read.
 
 Examples:
   vaultmux-mesh check --config vaultmux.yaml
+  vaultmux-mesh check --config vaultmux.yaml --deny-warnings
   vaultmux-mesh check --config vaultmux.yaml --output json")]
     Check(check::Check),
     /// Ask whether a service account may do something, and which rule says so.

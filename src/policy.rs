@@ -12,6 +12,7 @@ mod index;
 mod problem;
 mod question;
 mod request;
+mod review;
 mod rule;
 mod schema;
 mod source;
@@ -32,6 +33,7 @@ pub use request::{
     Attribute, Connection, Destination, HttpRequest, InvalidRequest, Verb, canonical_host,
     canonical_path, is_token, split_url,
 };
+pub use review::{Finding, FindingKind, Surroundings, unread_files};
 pub use source::{Policies, load};
 pub use suite::{Case, CaseReport, Check, Coverage, Suite};
 

@@ -1,6 +1,6 @@
 //! What is wrong with policies, and whom that concerns.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, fmt, path::PathBuf, sync::Arc};
 
 use super::rule::Subject;
 
@@ -20,6 +20,13 @@ pub struct PolicyProblem {
     pub message: String,
 }
 
+/// How many problems of the documents of a load are kept. The rest counts, and is not told.
+pub(super) const MAX_KEPT: usize = 10_000;
+/// How many are printed.
+const MAX_SHOWN: usize = 100;
+/// How much of a text of the author's is repeated.
+const MAX_QUOTED: usize = 200;
+
 /// Whom a policy is about.
 #[derive(Clone, Debug)]
 pub struct Subjects(pub(super) Arc<[Subject]>);
@@ -28,7 +35,7 @@ pub struct Subjects(pub(super) Arc<[Subject]>);
 /// compiled with [`super::PolicySet::compile_denying`].
 #[derive(Clone, Debug)]
 pub struct LoadFailure {
-    /// All of them, in the order of files and lines; never empty.
+    /// All of them, or the first thousands, in the order of files and lines; never empty.
     pub problems: Vec<PolicyProblem>,
     /// Whom the invalid Deny policies are about. A document that is not YAML at
     /// all counts as nothing.
@@ -67,13 +74,31 @@ impl Subjects {
 // === impl LoadFailure ===
 
 impl fmt::Display for LoadFailure {
+    /// A line each, of so many as a person reads, and how many more there are.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut problems = self.problems.iter();
-        if let Some(first) = problems.next() {
-            write!(f, "{first}")?;
+        for (at, problem) in self.problems.iter().take(MAX_SHOWN).enumerate() {
+            write!(f, "{}{problem}", if at == 0 { "" } else { "\n" })?;
         }
-        problems.try_for_each(|problem| write!(f, "\n{problem}"))
+        match self.problems.len().checked_sub(MAX_SHOWN) {
+            None | Some(0) => Ok(()),
+            Some(more) => {
+                let least = if self.problems.len() >= MAX_KEPT { "at least " } else { "" };
+                write!(f, "\nand {least}{more} more problems")
+            }
+        }
     }
 }
 
 impl std::error::Error for LoadFailure {}
+
+/// The author's text in a message, short enough for a line.
+pub(super) fn quoted(text: &str) -> String {
+    format!("{:?}", shortened(text))
+}
+
+pub(super) fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MAX_QUOTED) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+    }
+}

@@ -233,6 +233,18 @@ impl Pattern {
     }
 }
 
+// === impl Shape ===
+
+impl Shape {
+    /// As written, with its placeholders.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Any => "*".to_owned(),
+            Self::Exact(template) | Self::Prefix(template) => template.to_string(),
+        }
+    }
+}
+
 // === impl SecretRule ===
 
 impl SecretRule {

@@ -12,7 +12,7 @@ use reader::{At, Fields, Report, parse_each};
 pub(super) use suite::read as read_suite;
 
 use super::{
-    problem::{PolicyProblem, Subjects},
+    problem::{PolicyProblem, Subjects, shortened},
     rule::{Except, Origin, Policy, Subject, Target},
     yaml::{Node, Value},
 };
@@ -59,8 +59,8 @@ pub(super) fn read(
         Some(Node { line, value: Value::Text(name) }) => Some((name.clone(), *line)),
         _ => None,
     });
-    let policy = name.as_ref().map(|(name, _)| name.clone());
-    let mut report = Report { file, policy, problems };
+    let policy = name.as_ref().map(|(name, _)| shortened(name).into_owned());
+    let mut report = Report { file, policy, problems, reported: 0 };
     let mut draft = Draft::default();
     let valid = report.unless_reported(|report| draft.read(&At::root(node), catalog, report));
     let Draft { allow, audit, from, to, from_lines, to_lines } = draft;
@@ -203,7 +203,7 @@ fn subject(at: &At<'_>, allow: Option<bool>, report: &mut Report<'_>) -> Option<
         bound_to_pod: allows && bound_to.is_some(),
         except: fields.get("except").and_then(|at| except(&at, report)).unwrap_or_default(),
     };
-    if report.problems.len() == before && !is_possible(&subject) {
+    if report.reported == before && !is_possible(&subject) {
         report.add(at, "can never match: its fields exclude one another");
     }
     Some(subject)

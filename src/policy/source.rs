@@ -13,7 +13,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use super::{
     index::Index,
-    problem::{LoadFailure, PolicyProblem, Subjects},
+    problem::{LoadFailure, MAX_KEPT, PolicyProblem, Subjects, shortened},
     request::Verb,
     rule::{HttpRule, Origin, Pattern, Policy, SecretRule, Shape, Subject, Target},
     schema, yaml,
@@ -22,6 +22,8 @@ use crate::{identity::ServiceAccount, secret::Catalog};
 
 /// Larger files are refused unread.
 const MAX_FILE: u64 = 8 * 1024 * 1024;
+/// So are all files, if together they are larger than that.
+const MAX_TOTAL: u64 = 256 * 1024 * 1024;
 /// The policy that stands for none in a sidecar.
 const SIDECAR_DEFAULT: &str = "sidecar-default";
 
@@ -53,11 +55,21 @@ pub fn load(paths: &[PathBuf], catalog: &Catalog) -> Result<Policies, LoadFailur
             Err(error) => problems.push(unreadable(path, &error.to_string())),
         }
     }
+    let size = |file: &PathBuf| fs::metadata(file).map_or(0, |metadata| metadata.len());
+    // A file that is too large for itself is refused as such.
+    let total: u64 = files.iter().map(size).filter(|size| *size <= MAX_FILE).sum();
+    if let (true, Some(path)) = (total > MAX_TOTAL, paths.first()) {
+        let message = format!("all files together are larger than {} MiB", MAX_TOTAL >> 20);
+        problems.push(unreadable(path, &message));
+        return Err(LoadFailure { problems, denied: Vec::new() });
+    }
     let mut texts = Vec::new();
     for file in files {
         match read(&file) {
             Ok(text) => texts.push((file, text)),
-            Err(error) => problems.push(unreadable(&file, &error.to_string())),
+            Err((line, message)) => {
+                problems.push(PolicyProblem { line, ..unreadable(&file, &message) });
+            }
         }
     }
     match Policies::parse(&texts, catalog) {
@@ -85,15 +97,30 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn read(file: &Path) -> io::Result<String> {
-    let metadata = fs::metadata(file)?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut text = String::new();
+/// The text of a file, or the line where it stops to be one and what is wrong.
+fn read(file: &Path) -> Result<String, (u64, String)> {
+    let failed = |error: io::Error| (0, error.to_string());
+    let check = |metadata: fs::Metadata| match metadata {
+        // Opening a FIFO or a device could wait for ever.
+        metadata if !metadata.is_file() => Err((0, "not a regular file".to_owned())),
+        metadata if metadata.len() > MAX_FILE => Err((0, too_large())),
+        _ => Ok(()),
+    };
+    check(fs::metadata(file).map_err(failed)?)?;
+    let opened = fs::File::open(file).map_err(failed)?;
+    check(opened.metadata().map_err(failed)?)?;
+    let mut bytes = Vec::new();
     // One byte more than allowed tells a file that grew since.
-    fs::File::open(file)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    Ok(text)
+    opened.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let text = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + text.iter().filter(|byte| **byte == b'\n').count() as u64;
+        (line, "is not UTF-8 text".to_owned())
+    })
+}
+
+fn too_large() -> String {
+    format!("is larger than {} MiB", MAX_FILE >> 20)
 }
 
 fn unreadable(file: &Path, message: &str) -> PolicyProblem {
@@ -161,8 +188,7 @@ impl Policies {
         let mut named: BTreeMap<String, Vec<Named>> = BTreeMap::new();
         for (file, text) in files {
             if text.len() as u64 > MAX_FILE {
-                let message = format!("is larger than {} MiB", MAX_FILE >> 20);
-                problems.push(unreadable(file, &message));
+                problems.push(unreadable(file, &too_large()));
                 continue;
             }
             // Most often a file that is being written: not the same as no policy.
@@ -175,7 +201,9 @@ impl Policies {
                 let node = match document {
                     Ok(node) => node,
                     Err(yaml::YamlError { line, message }) => {
-                        problems.push(PolicyProblem { line, message, ..unreadable(file, "") });
+                        if problems.len() < MAX_KEPT {
+                            problems.push(PolicyProblem { line, message, ..unreadable(file, "") });
+                        }
                         continue;
                     }
                 };
@@ -192,17 +220,18 @@ impl Policies {
             if let [_, again @ ..] = bearers.as_slice()
                 && !again.is_empty()
             {
-                problems.extend(again.iter().map(|second| second.repeats(&bearers[0], &name)));
+                let room = MAX_KEPT.saturating_sub(problems.len());
+                let repeats = again.iter().map(|second| second.repeats(&bearers[0], &name));
+                problems.extend(repeats.take(room));
                 // Which of them is meant is unknown, so each Deny counts as invalid.
                 denied.extend(bearers.iter().filter_map(Named::denied));
             }
             policies.extend(bearers.into_iter().filter_map(|bearer| bearer.policy));
         }
         if !problems.is_empty() {
-            let order = |problem: &PolicyProblem| {
-                (files.iter().position(|(file, _)| *file == problem.file), problem.line)
-            };
-            problems.sort_by_cached_key(order);
+            let position: BTreeMap<&Path, usize> =
+                files.iter().enumerate().map(|(at, (file, _))| (file.as_path(), at)).collect();
+            problems.sort_by_key(|problem| (position.get(&*problem.file).copied(), problem.line));
             return Err(LoadFailure { problems, denied });
         }
         let mut contents: Vec<&str> = files.iter().map(|(_, text)| text.as_str()).collect();
@@ -303,7 +332,7 @@ impl Named<'_> {
         PolicyProblem {
             file: self.file.to_owned(),
             line: self.line,
-            policy: Some(name.to_owned()),
+            policy: Some(shortened(name).into_owned()),
             key: "metadata.name".to_owned(),
             message: format!("another policy has this name, at {place}"),
         }

@@ -1,13 +1,13 @@
 //! What policies mean, by table and by comparison with a second evaluator.
 
 mod caller;
-mod differential;
+pub(super) mod differential;
 mod files;
 mod json_schema;
 mod naive;
 mod outcomes;
 mod questions;
-mod random;
+pub(super) mod random;
 mod semantics;
 
 use crate::{

@@ -15,6 +15,8 @@ use serde_saphyr::{
     options::{DuplicateKeyPolicy, MergeKeyPolicy},
 };
 
+use super::problem::shortened;
+
 /// Deeper than any policy; bounds recursion.
 const MAX_DEPTH: usize = 16;
 /// Bounds the memory of one document.
@@ -180,7 +182,7 @@ impl From<serde_saphyr::Error> for YamlError {
         // The place is printed in front; one line, whatever the parser quotes.
         let text = text.split(" at line ").next().unwrap_or_default();
         let message = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        Self { line, message: format!("cannot be read as YAML: {message}") }
+        Self { line, message: format!("cannot be read as YAML: {}", shortened(&message)) }
     }
 }
 

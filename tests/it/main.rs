@@ -1,8 +1,10 @@
 //! The program from outside: its commands, its listeners, a real Envoy in front.
 
 mod audit;
+mod audit_mode;
 mod aws_identity;
 mod aws_proxy;
+mod check_findings;
 mod cli;
 mod demo;
 mod descriptors;
@@ -11,6 +13,7 @@ mod environment;
 mod envoy_authz;
 mod envoy_bodies;
 mod envoy_failure;
+mod envoy_http_rules;
 mod envoy_identity;
 mod envoy_injection;
 mod envoy_panic;
@@ -26,6 +29,8 @@ mod outages;
 mod peers;
 mod plugin;
 mod plugin_proto;
+mod policies_docs;
+mod policy_bad_input;
 mod policy_tools;
 mod policy_tools_docs;
 mod proofs;

@@ -3,15 +3,20 @@
 use std::{collections::HashSet, path::Path};
 
 use crate::policy::{
-    problem::PolicyProblem,
+    problem::{MAX_KEPT, PolicyProblem, quoted, shortened},
     yaml::{Node, Value},
 };
+
+/// As they are in a template, in lower case.
+const PLACEHOLDERS: [&str; 2] = ["{namespace}", "{serviceaccount}"];
 
 /// Where problems go.
 pub(super) struct Report<'a> {
     pub(super) file: &'a Path,
     pub(super) policy: Option<String>,
     pub(super) problems: &'a mut Vec<PolicyProblem>,
+    /// How many this report had, kept or not.
+    pub(super) reported: usize,
 }
 
 /// A node and its key's path.
@@ -35,15 +40,19 @@ impl Report<'_> {
     }
 
     fn push(&mut self, line: u64, key: String, message: String) {
-        let (file, policy) = (self.file.to_owned(), self.policy.clone());
-        self.problems.push(PolicyProblem { file, line, policy, key, message });
+        self.reported += 1;
+        // A document of a million mistakes must not take more memory than a good one.
+        if self.problems.len() < MAX_KEPT {
+            let (file, policy) = (self.file.to_owned(), self.policy.clone());
+            self.problems.push(PolicyProblem { file, line, policy, key, message });
+        }
     }
 
     /// Runs a reader; its result counts only if it reported nothing.
     pub(super) fn unless_reported<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> Option<T> {
-        let before = self.problems.len();
+        let before = self.reported;
         let value = read(self);
-        (self.problems.len() == before).then_some(value)
+        (self.reported == before).then_some(value)
     }
 }
 
@@ -72,7 +81,7 @@ impl<'n> At<'n> {
             };
             if !known.contains(&name.as_str()) {
                 let message = format!("unknown field, expected one of {}", known.join(", "));
-                report.push(key.line, self.key(name), message);
+                report.push(key.line, self.key(&shortened(name)), message);
             } else if entries.iter().any(|(seen, _)| seen == name) {
                 report.push(key.line, self.key(name), "is given twice".into());
             } else {
@@ -120,7 +129,7 @@ impl<'n> At<'n> {
             if seen.insert(text) {
                 texts.push((item, text));
             } else {
-                report.add(&item, format!("{text:?} is listed twice"));
+                report.add(&item, format!("{} is listed twice", quoted(text)));
             }
         }
         texts
@@ -137,7 +146,7 @@ pub(super) fn parse_each<T>(
     for (at, text) in texts {
         match parse(text) {
             Ok(value) => parsed.push(value),
-            Err(message) => report.add(at, format!("{text:?} {message}")),
+            Err(message) => report.add(at, format!("{} {message}", quoted(text))),
         }
     }
     parsed
@@ -155,9 +164,28 @@ impl<'n> Fields<'n> {
         Some(At { node, path: self.at.key(key) })
     }
 
-    /// The texts of an optional list; empty if it is not given.
-    pub(super) fn texts(&self, key: &str, report: &mut Report<'_>) -> Vec<(At<'n>, &'n str)> {
+    /// The texts of an optional list that may hold placeholders; empty if it is not given.
+    pub(super) fn templates(&self, key: &str, report: &mut Report<'_>) -> Vec<(At<'n>, &'n str)> {
         self.get(key).map(|at| at.texts(report)).unwrap_or_default()
+    }
+
+    /// The texts of an optional list; empty if it is not given. Placeholders are refused:
+    /// taken as they are, they would be a rule that never matches.
+    pub(super) fn texts(&self, key: &str, report: &mut Report<'_>) -> Vec<(At<'n>, &'n str)> {
+        let mut texts = self.templates(key, report);
+        texts.retain(|(at, text)| {
+            let lower = shortened(text).to_ascii_lowercase();
+            let Some(found) = PLACEHOLDERS.iter().find(|known| lower.contains(*known)) else {
+                return true;
+            };
+            let message = format!(
+                "{} holds the placeholder {found}, which only names and prefixes of secrets may",
+                quoted(text)
+            );
+            report.add(at, message);
+            false
+        });
+        texts
     }
 
     pub(super) fn required(&self, key: &str, report: &mut Report<'_>) -> Option<At<'n>> {
@@ -179,7 +207,7 @@ impl<'n> Fields<'n> {
         let text = at.text(report)?;
         let found = words.iter().find(|word| **word == text);
         if found.is_none() {
-            report.add(&at, format!("{text:?} is not one of {}", words.join(", ")));
+            report.add(&at, format!("{} is not one of {}", quoted(text), words.join(", ")));
         }
         found.copied()
     }

@@ -28,7 +28,7 @@ pub(in crate::policy) fn read(
     file: &Arc<Path>,
     problems: &mut Vec<PolicyProblem>,
 ) -> Option<Suite> {
-    let mut report = Report { file, policy: None, problems };
+    let mut report = Report { file, policy: None, problems, reported: 0 };
     let suite = report.unless_reported(|report| suite(&At::root(node), file, report));
     suite.flatten()
 }

@@ -57,7 +57,7 @@ fn secrets(
     let backends = backends(&fields, catalog, report);
     let declared = fields.get("backends").is_some();
     let mut patterns = Vec::new();
-    let names = fields.texts("names", report);
+    let names = fields.templates("names", report);
     if names.iter().any(|(_, name)| *name == "*") {
         if names.len() > 1 || fields.get("prefixes").is_some() {
             report.add(&names[0].0, "\"*\" must stand alone");
@@ -68,7 +68,7 @@ fn secrets(
         let make = (Template::name as fn(&str) -> _, Shape::Exact as fn(_) -> _, "");
         patterns.extend(spell(&names, make, &backends, declared, report));
     }
-    let prefixes = fields.texts("prefixes", report);
+    let prefixes = fields.templates("prefixes", report);
     let make = (Template::prefix as fn(&str) -> _, Shape::Prefix as fn(_) -> _, "x");
     patterns.extend(spell(&prefixes, make, &backends, declared, report));
     if fields.get("names").is_none() && fields.get("prefixes").is_none() {

@@ -40,7 +40,10 @@ fn tree(value: &Value) -> Node {
 
 /// Names the policies, in another order than that of their positions, and
 /// compiles those that are valid. Parsing text would take most of the time.
-fn compile(mut policies: Vec<Value>, catalog: &Catalog) -> (Vec<Value>, Arc<PolicySet>) {
+pub(in crate::policy) fn compile(
+    mut policies: Vec<Value>,
+    catalog: &Catalog,
+) -> (Vec<Value>, Arc<PolicySet>) {
     let mut read = Vec::new();
     let mut number = 3;
     let file: Arc<Path> = Path::new("p").into();

@@ -25,7 +25,7 @@ fn what_cannot_be_read_is_reported_all_at_once() {
     let failure = load(&paths, &catalog()).expect_err("nothing to read");
     let shown = failure.to_string();
     assert_eq!(failure.problems.len(), 3, "{shown}");
-    for file in ["bad.yaml: cannot be read", "absent.yaml: cannot be read", "worse.yml:1: "] {
+    for file in ["bad.yaml:1: cannot be read", "absent.yaml: cannot be read", "worse.yml:1: "] {
         assert!(shown.contains(file), "{shown}");
     }
 }

@@ -53,7 +53,7 @@ const PATHS: &[&str] = &["/p", "/p/", "/p/q", "/p/q/", "/r"];
 
 /// What is asked, in owned form.
 #[derive(Clone, Debug)]
-pub(super) enum Request {
+pub(in crate::policy) enum Request {
     Secret { verb: Verb, secret: SecretRef, destination: [Option<&'static str>; 4] },
     Collection(Verb),
     Http { method: &'static str, host: &'static str, path: &'static str, to: Option<&'static str> },
@@ -171,7 +171,7 @@ fn http() -> impl Strategy<Value = Value> {
 }
 
 /// A policy without a name; not every one is valid.
-pub(super) fn policy() -> impl Strategy<Value = Value> {
+pub(in crate::policy) fn policy() -> impl Strategy<Value = Value> {
     prop_oneof![3 => policy_of(true), 1 => policy_of(false)]
 }
 
@@ -213,7 +213,7 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 /// A request about one of the random policies' things.
-pub(super) fn request(catalog: &Catalog) -> impl Strategy<Value = Request> + use<> {
+pub(in crate::policy) fn request(catalog: &Catalog) -> impl Strategy<Value = Request> + use<> {
     let catalog = catalog.clone();
     let field = weighted(0.4, select(FIELDS));
     let attribute = || weighted(0.8, select(&["v", "v", "v", "w", "x"][..]));
@@ -241,7 +241,7 @@ pub(super) fn request(catalog: &Catalog) -> impl Strategy<Value = Request> + use
 }
 
 /// One of the random policies' subjects.
-pub(super) fn caller() -> impl Strategy<Value = Principal> {
+pub(in crate::policy) fn caller() -> impl Strategy<Value = Principal> {
     let account = (select(NAMESPACES), select(SERVICES));
     (select(DOMAINS), account, any::<bool>()).prop_map(|(domain, (namespace, name), mtls)| {
         principal(domain, &format!("{namespace}/{name}"), mtls)
