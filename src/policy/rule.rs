@@ -32,7 +32,6 @@ pub(super) struct Origin {
     /// Of its name.
     pub(super) line: u64,
     /// Of each `from` entry.
-    #[expect(dead_code, reason = "for reports about rules")]
     pub(super) from: Vec<u64>,
     /// Of each `to` entry.
     pub(super) to: Vec<u64>,
