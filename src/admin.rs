@@ -1,5 +1,7 @@
-//! The admin listener: probes, metrics and the state of the stores, on a port of
-//! their own.
+//! The admin listener: probes, metrics and the state of stores and policies, on a port
+//! of their own.
+
+mod policies;
 
 use std::sync::Arc;
 
@@ -43,13 +45,14 @@ struct Failure {
     at: Option<String>,
 }
 
-/// The routes: `/livez`, `/readyz`, `/metrics`, `/backends`.
+/// The routes: `/livez`, `/readyz`, `/metrics`, `/backends`, `/policies`.
 pub fn router(current: Current, metrics: Arc<Metrics>, readiness: Readiness) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
         .route("/backends", get(backends))
+        .route("/policies", get(policies))
         .with_state(Admin { current, metrics, readiness })
 }
 
@@ -81,6 +84,11 @@ async fn metrics_text(State(admin): State<Admin>) -> impl IntoResponse {
 async fn backends(State(admin): State<Admin>) -> Json<Vec<Backend>> {
     let status = admin.current.load_full().resolver.status();
     Json(status.into_iter().map(Backend::from).collect())
+}
+
+/// Which policies are in force, and what is wrong with those that should be.
+async fn policies(State(admin): State<Admin>) -> impl IntoResponse {
+    policies::state(&admin.current.load_full())
 }
 
 // === impl Backend ===

@@ -141,6 +141,7 @@ impl Api {
         Recorder {
             metrics: &self.metrics,
             audit: &snapshot.audit,
+            policies: &snapshot.policies,
             edge: self.edge,
             request_id: Some(request_id),
             traceparent,

@@ -118,22 +118,29 @@ impl ExtAuthz {
         let recorder = Recorder {
             metrics: &self.metrics,
             audit: &snapshot.audit,
+            policies: &snapshot.policies,
             edge: Edge::ExtAuthz,
             request_id: api::request_id(attributes::header(request, "x-request-id")),
             traceparent: attributes::header(request, "traceparent"),
         };
         recorder.record(outcome.decision.as_ref(), principal, || outcome.asked.operation());
+        let policies = &snapshot.policies;
         match (outcome.decision, outcome.principal) {
             (Ok(decision), Some(principal)) => {
                 let grant = outcome.scope.and_then(|scope| {
                     let sealed = snapshot.grants.seal(&principal, scope, SystemTime::now());
                     sealed.inspect_err(|error| tracing::error!(%error, "seal grant failed")).ok()
                 });
-                response::ok(&principal, &decision, grant, outcome.forward_grant, to_remove)
+                let hash = policies.hash_of(&decision);
+                let forward_grant = outcome.forward_grant;
+                response::ok(&principal, &decision, hash, grant, forward_grant, to_remove)
             }
-            (Err(denial), principal) => response::denied(&denial, principal.as_ref()),
+            (Err(denial), principal) => {
+                let hash = policies.hash_of(&denial.decision);
+                response::denied(&denial, hash, principal.as_ref())
+            }
             // Unreachable by construction, and denied all the same.
-            (Ok(_), None) => response::denied(&Denial::new(Reason::NoIdentity), None),
+            (Ok(_), None) => response::denied(&Denial::new(Reason::NoIdentity), None, None),
         }
     }
 }

@@ -109,6 +109,7 @@ pub(crate) fn over(
     Snapshot {
         catalog: Arc::clone(&config.catalog),
         policies: Arc::new(policies(config, POLICIES)),
+        load: crate::snapshot::Load::now(),
         resolver: Resolver::new(stores, config.resolver.clone(), Arc::clone(metrics)),
         trust_domains: config.identity.trust_domains.clone().into(),
         local: config.identity.local.clone(),

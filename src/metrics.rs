@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -47,6 +47,13 @@ pub struct Metrics {
     token_key_fetches: Family<ResultLabels, Counter>,
     token_keys_age: Gauge,
     policy_generation: Gauge,
+    policy_info: Family<HashLabels, Gauge>,
+    policies: Gauge,
+    policy_rules: Gauge,
+    policy_invalid_denies: Gauge,
+    policy_loaded: Gauge,
+    policy_load_duration: Gauge<f64, AtomicU64>,
+    reload_problems: Gauge,
     reloads: Family<ResultLabels, Counter>,
     certificate_expiry: Family<ListenerLabels, Gauge>,
     peers_refused: Counter,
@@ -97,6 +104,11 @@ struct ListenerLabels {
     listener: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HashLabels {
+    hash: String,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Buckets;
 
@@ -137,6 +149,21 @@ pub struct TokenGauges {
     pub keys_age: Option<Duration>,
     /// How often they were fetched and how often that failed, if they are.
     pub key_fetches: Option<(u64, u64)>,
+}
+
+/// The policies that are in force.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyGauges<'a> {
+    /// Counts the sets of this process.
+    pub generation: u64,
+    /// Of what they say.
+    pub hash: &'a str,
+    /// How many there are.
+    pub policies: usize,
+    /// How many `to` entries they have.
+    pub rules: usize,
+    /// How many Deny policies cannot be read, so that their subjects are denied everything.
+    pub invalid_denies: usize,
 }
 
 /// The edge that asked for a decision.
@@ -193,6 +220,13 @@ impl Default for Metrics {
             token_key_fetches: Family::default(),
             token_keys_age: Gauge::default(),
             policy_generation: Gauge::default(),
+            policy_info: Family::default(),
+            policies: Gauge::default(),
+            policy_rules: Gauge::default(),
+            policy_invalid_denies: Gauge::default(),
+            policy_loaded: Gauge::default(),
+            policy_load_duration: Gauge::default(),
+            reload_problems: Gauge::default(),
             reloads: Family::default(),
             certificate_expiry: Family::default(),
             peers_refused: Counter::default(),
@@ -310,8 +344,39 @@ impl Default for Metrics {
         );
         registry.register(
             "vaultmux_policy_generation",
-            "Which load of the policy files is in force",
+            "Which set of policies is in force, counted since the start",
             metrics.policy_generation.clone(),
+        );
+        registry.register(
+            "vaultmux_policy_info",
+            "The hash of what the policies in force say",
+            metrics.policy_info.clone(),
+        );
+        registry.register("vaultmux_policies", "Policies in force", metrics.policies.clone());
+        registry.register(
+            "vaultmux_policy_rules",
+            "What the policies in force have under to",
+            metrics.policy_rules.clone(),
+        );
+        registry.register(
+            "vaultmux_policy_invalid_denies",
+            "Deny policies that cannot be read, so that their subjects are denied everything",
+            metrics.policy_invalid_denies.clone(),
+        );
+        registry.register(
+            "vaultmux_policy_load_timestamp_seconds",
+            "When configuration and policies were last read and could be used, as Unix time",
+            metrics.policy_loaded.clone(),
+        );
+        registry.register(
+            "vaultmux_policy_load_duration_seconds",
+            "Time from the first byte read to the swap, the last time",
+            metrics.policy_load_duration.clone(),
+        );
+        registry.register(
+            "vaultmux_reload_problems",
+            "Why the last reload was refused, 0 if it was not",
+            metrics.reload_problems.clone(),
         );
         registry.register(
             "vaultmux_reloads",
@@ -465,17 +530,34 @@ impl Metrics {
     }
 
     /// The policies that are in force from now on.
-    pub fn policy_generation(&self, generation: u64) {
+    pub fn policies(&self, gauges: PolicyGauges<'_>) {
+        let PolicyGauges { generation, hash, policies, rules, invalid_denies } = gauges;
+        let set = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         self.policy_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        set(&self.policies, policies);
+        set(&self.policy_rules, rules);
+        set(&self.policy_invalid_denies, invalid_denies);
+        let labels = HashLabels { hash: hash.to_owned() };
+        if self.policy_info.get(&labels).is_none() {
+            self.policy_info.clear();
+            self.policy_info.get_or_create(&labels).set(1);
+        }
     }
 
-    /// A load of configuration and policies that took effect, or did not.
-    pub fn reload(&self, generation: Option<u64>) {
-        if let Some(generation) = generation {
-            self.policy_generation(generation);
-        }
-        let result = if generation.is_some() { "ok" } else { "error" };
-        self.reloads.get_or_create(&ResultLabels { result }).inc();
+    /// A load of configuration and policies that took effect.
+    pub fn reloaded(&self, gauges: PolicyGauges<'_>, took: Duration) {
+        self.policies(gauges);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.policy_loaded.set(i64::try_from(now).unwrap_or(i64::MAX));
+        self.policy_load_duration.set(took.as_secs_f64());
+        self.reload_problems.set(0);
+        self.reloads.get_or_create(&ResultLabels { result: "ok" }).inc();
+    }
+
+    /// A load of configuration and policies that was refused for so many reasons.
+    pub fn reload_refused(&self, problems: usize) {
+        self.reload_problems.set(i64::try_from(problems).unwrap_or(i64::MAX));
+        self.reloads.get_or_create(&ResultLabels { result: "error" }).inc();
     }
 
     /// The certificate that a listener shows from now on.
@@ -542,17 +624,31 @@ mod tests {
         metrics.request(&odd, http::StatusCode::OK, Duration::from_millis(3));
         metrics.backend_call("aws-prod", "get", Duration::from_millis(3), true);
         metrics.decision(Edge::ExtAuthz, Some("no_match"));
-        metrics.reload(Some(7));
+        for hash in ["00", "0123456789abcdef"] {
+            let (policies, rules) = (3, 4);
+            let gauges = PolicyGauges { generation: 7, hash, policies, rules, invalid_denies: 0 };
+            metrics.reloaded(gauges, Duration::from_millis(1500));
+        }
+        metrics.reload_refused(2);
         let text = metrics.encode().expect("metrics are text");
         for line in [
             r#"vaultmux_requests_total{method="other",status="200"} 1"#,
             r#"vaultmux_backend_errors_total{backend="aws-prod"} 1"#,
             r#"vaultmux_decisions_total{edge="ext_authz",outcome="denied",reason="no_match"} 1"#,
             "vaultmux_policy_generation 7",
+            r#"vaultmux_policy_info{hash="0123456789abcdef"} 1"#,
+            "vaultmux_policies 3",
+            "vaultmux_policy_rules 4",
+            "vaultmux_policy_invalid_denies 0",
+            "vaultmux_policy_load_duration_seconds 1.5",
+            "vaultmux_reload_problems 2",
+            r#"vaultmux_reloads_total{result="ok"} 2"#,
+            r#"vaultmux_reloads_total{result="error"} 1"#,
             r#"vaultmux_request_duration_seconds_count{method="other"} 1"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
         assert!(!text.contains("CANARY"), "{text}");
+        assert_eq!(text.matches("vaultmux_policy_info{").count(), 1, "{text}");
     }
 }

@@ -5,10 +5,12 @@
 //! never matters; a missing attribute never satisfies an Allow and always
 //! satisfies a Deny. Uses [`crate::identity`] and [`crate::secret`].
 
+mod content;
 mod decision;
 mod document;
 mod explain;
 mod index;
+mod loader;
 mod problem;
 mod question;
 mod request;
@@ -27,14 +29,15 @@ use std::{fmt, sync::Arc};
 pub use decision::{AuditMatch, Decision, DecisionId, Denial, Generation, Reason};
 pub use document::json_schema;
 pub use explain::{Explanation, NearMiss, Place};
-pub use problem::{LoadFailure, PolicyProblem, Subjects};
+pub use loader::{Loader, load};
+pub use problem::{LoadFailure, PolicyProblem, Subjects, Unquoted};
 pub use question::Question;
 pub use request::{
     Attribute, Connection, Destination, HttpRequest, InvalidRequest, Verb, canonical_host,
     canonical_path, is_token, split_url,
 };
 pub use review::{Finding, FindingKind, Surroundings, unread_files};
-pub use source::{Policies, load};
+pub use source::{Policies, PolicyFile};
 pub use suite::{Case, CaseReport, Check, Coverage, Suite};
 
 use crate::{
@@ -97,6 +100,18 @@ impl PolicySet {
     #[must_use]
     pub fn generation(&self) -> &Generation {
         &self.generation
+    }
+
+    /// The hash of what decided; none for refusals that no policy was asked about.
+    #[must_use]
+    pub fn hash_of(&self, decision: &Decision) -> Option<&str> {
+        (decision.generation == self.generation.number).then_some(&*self.generation.hash)
+    }
+
+    /// What it was compiled from.
+    #[must_use]
+    pub fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// Decides about one secret. `use` needs a destination and is decided by

@@ -3,6 +3,8 @@
 //! Edges load the current snapshot once per request, so that a decision never
 //! mixes two configurations.
 
+mod load;
+
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
@@ -21,6 +23,8 @@ use crate::{
     secret::Catalog,
 };
 
+pub use self::load::{Load, Refusal};
+
 /// One configuration in force.
 #[derive(Clone)]
 pub struct Snapshot {
@@ -28,6 +32,8 @@ pub struct Snapshot {
     pub catalog: Arc<Catalog>,
     /// Who may do what.
     pub policies: Arc<PolicySet>,
+    /// Since when, and what came after and could not be used.
+    pub load: Load,
     /// Reads and writes secrets.
     pub resolver: Resolver,
     /// Trust domains whose identities count; no alias is implied.

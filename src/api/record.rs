@@ -4,7 +4,7 @@ use crate::{
     audit::{AuditLine, AuditLog, Operation, trace_id},
     identity::Principal,
     metrics::{Edge, Metrics},
-    policy::{AuditMatch, Decision, Denial},
+    policy::{AuditMatch, Decision, Denial, PolicySet},
 };
 
 /// Records the decisions about one request.
@@ -14,6 +14,8 @@ pub struct Recorder<'a> {
     pub metrics: &'a Metrics,
     /// Keeps them.
     pub audit: &'a AuditLog,
+    /// Those that decided.
+    pub policies: &'a PolicySet,
     /// Who asks the policies.
     pub edge: Edge,
     /// The request's id, if it has a sane one.
@@ -62,6 +64,7 @@ impl Recorder<'_> {
             "decision"
         );
         self.audit.write(reason.is_none(), || AuditLine {
+            policy_hash: self.policies.hash_of(decision).map(str::to_owned),
             request_id: self.request_id.map(str::to_owned),
             trace_id: self.traceparent.and_then(trace_id).map(str::to_owned),
             ..AuditLine::new(self.edge, outcome, principal, operation())

@@ -1,30 +1,35 @@
 //! From checked settings to a snapshot.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     audit::{AuditLog, InvalidSink},
     backends::{self, Store},
     config::{BackendSettings, Config, IdentityConfig, Mode},
     identity::{GrantError, GrantKeys, TokenSetupError, TokenVerifier},
-    metrics::Metrics,
-    policy::{LoadFailure, Policies, PolicySet},
+    metrics::{Metrics, PolicyGauges},
+    policy::{LoadFailure, Loader, Policies, PolicySet},
     resolver::{Opened, Resolver},
     secret::BackendName,
-    snapshot::Snapshot,
+    snapshot::{Load, Snapshot},
 };
 
-/// A snapshot, and what the next reload compares with.
+/// A snapshot, and what the next reload begins with.
 pub(super) struct Built {
     pub(super) snapshot: Snapshot,
-    pub(super) policies: Policies,
+    pub(super) loader: Loader,
 }
 
 /// Settings that turned out not to be usable.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// Policies that cannot be used; each problem is a line.
-    #[error("{0}")]
+    /// Policies that cannot be used; each problem is a line. It ends in the log, so
+    /// `check` alone quotes what is wrong.
+    #[error("{}", .0.unquoted())]
     Policies(LoadFailure),
     /// A store that cannot be opened.
     #[error("backends.{backend}: {message}")]
@@ -55,21 +60,25 @@ pub enum BuildError {
 
 /// Builds the snapshot of a start.
 pub(super) async fn first(config: &Config, metrics: Arc<Metrics>) -> Result<Built, BuildError> {
-    let policies = load_policies(config).map_err(BuildError::Policies)?;
+    let started = Instant::now();
+    let mut loader = Loader::default();
+    let policies = load(config, &mut loader).map_err(BuildError::Policies)?;
+    let set = Arc::new(PolicySet::compile(&policies, 1));
+    let took = started.elapsed();
     let resolver = resolver(config, Arc::clone(&metrics), None).await?;
     let grants = Arc::new(grant_keys(&config.identity)?);
     let tokens = tokens(&config.identity, Arc::clone(&metrics), None).await?;
     let audit = AuditLog::start(config.audit.as_ref(), &metrics)?;
-    let set = PolicySet::compile(&policies, 1);
-    log_generation(&set);
-    metrics.reload(Some(1));
-    let snapshot = snapshot(config, set, resolver, tokens, grants, audit);
-    Ok(Built { snapshot, policies })
+    log_generation(&set, took);
+    metrics.reloaded(gauges(&set, 0), took);
+    let snapshot = snapshot(config, set, Load::now(), resolver, tokens, grants, audit);
+    Ok(Built { snapshot, loader })
 }
 
 pub(super) fn snapshot(
     config: &Config,
-    policies: PolicySet,
+    policies: Arc<PolicySet>,
+    load: Load,
     resolver: Resolver,
     tokens: Option<Arc<TokenVerifier>>,
     grants: Arc<GrantKeys>,
@@ -77,7 +86,8 @@ pub(super) fn snapshot(
 ) -> Snapshot {
     Snapshot {
         catalog: Arc::clone(&config.catalog),
-        policies: Arc::new(policies),
+        policies,
+        load,
         resolver,
         trust_domains: config.identity.trust_domains.clone().into(),
         local: config.identity.local.clone(),
@@ -92,13 +102,28 @@ pub(super) fn snapshot(
     }
 }
 
-pub(super) fn log_generation(set: &PolicySet) {
-    let generation = set.generation();
+pub(super) fn log_generation(set: &PolicySet, took: Duration) {
+    let (generation, policies) = (set.generation(), set.policies());
     tracing::info!(
         policy.generation = generation.number,
         policy.hash = %generation.hash,
+        policies = policies.len(),
+        rules = policies.rules(),
+        duration_ms = took.as_secs_f64() * 1000.0,
         "policies in force"
     );
+}
+
+/// What metrics tell of a set that denies everything to the subjects of so many policies.
+pub(super) fn gauges(set: &PolicySet, invalid_denies: usize) -> PolicyGauges<'_> {
+    let (generation, policies) = (set.generation(), set.policies());
+    PolicyGauges {
+        generation: generation.number,
+        hash: &generation.hash,
+        policies: policies.len(),
+        rules: policies.rules(),
+        invalid_denies,
+    }
 }
 
 /// Reads the policies that a configuration names, or implies.
@@ -106,6 +131,11 @@ pub(super) fn log_generation(set: &PolicySet) {
 /// # Errors
 /// Every problem in every file.
 pub fn load_policies(config: &Config) -> Result<Policies, LoadFailure> {
+    load(config, &mut Loader::default())
+}
+
+/// The same; what the loader knows of the files is not parsed again.
+pub(super) fn load(config: &Config, loader: &mut Loader) -> Result<Policies, LoadFailure> {
     if let Some(text) = config.embedded_policies {
         let source = ("(--dev) policies".into(), text.to_owned());
         return Policies::parse(&[source], &config.catalog);
@@ -115,7 +145,7 @@ pub fn load_policies(config: &Config) -> Result<Policies, LoadFailure> {
         (Some(local), Mode::Sidecar) if config.policies.is_empty() => {
             Ok(Policies::sidecar_default(&local.service_account))
         }
-        _ => crate::policy::load(&config.policies, &config.catalog),
+        _ => loader.load(&config.policies, &config.catalog),
     }
 }
 

@@ -35,6 +35,10 @@ pub struct AuditLine {
     pub rule: Option<usize>,
     /// Which load of the policy files decided, since the process started; 0 for none.
     pub generation: u64,
+    /// What they said then, as a hash; none where no policy was asked, and in lines of
+    /// versions that did not tell.
+    #[serde(default)]
+    pub policy_hash: Option<String>,
     /// Who asked; none where nobody was proven.
     pub principal: Option<AuditedPrincipal>,
     /// What for; none where the request was refused before that was known.
@@ -187,6 +191,7 @@ impl AuditLine {
             policy: decision.policy.as_deref().map(str::to_owned),
             rule: decision.rule,
             generation: decision.generation,
+            policy_hash: None,
             principal: principal.map(AuditedPrincipal::from),
             operation,
             audit_matches: decision.audit.iter().map(AuditedMatch::from).collect(),

@@ -189,7 +189,8 @@ async fn a_line_of_ext_authz_holds_all_that_was_decided_on() {
     assert_eq!(shape, "0000-00-00T00:00:00.000Z", "{time}");
     assert!(line["decision_id"].as_str().is_some_and(|id| id.len() > 16), "{line}");
     let mut rest = line.clone();
-    for varying in ["time", "decision_id"] {
+    assert!(line["policy_hash"].as_str().is_some_and(|hash| hash.len() == 16), "{line}");
+    for varying in ["time", "decision_id", "policy_hash"] {
         rest.as_object_mut().expect("an object").remove(varying);
     }
     let expected = json!({

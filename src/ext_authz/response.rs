@@ -46,6 +46,7 @@ struct Body {
 pub(super) fn ok(
     principal: &Principal,
     decision: &Decision,
+    policy_hash: Option<&str>,
     grant: Option<String>,
     forward_grant: bool,
     to_remove: Vec<String>,
@@ -70,7 +71,7 @@ pub(super) fn ok(
 
     let account = principal.service_account();
     let proofs = principal.proofs().iter().map(|proof| text(proof.as_str())).collect();
-    let mut metadata = decision_metadata(decision);
+    let mut metadata = decision_metadata(decision, policy_hash);
     metadata.extend([
         ("principal", text(principal.to_string())),
         ("namespace", text(account.namespace())),
@@ -92,7 +93,11 @@ pub(super) fn ok(
 }
 
 /// Refuses the request; the body says nothing about what exists.
-pub(super) fn denied(denial: &Denial, principal: Option<&Principal>) -> CheckResponse {
+pub(super) fn denied(
+    denial: &Denial,
+    policy_hash: Option<&str>,
+    principal: Option<&Principal>,
+) -> CheckResponse {
     let (http, code, error) = match denial.reason {
         Reason::NoIdentity => (401, Code::Unauthenticated, "no identity"),
         Reason::InvalidToken => (401, Code::Unauthenticated, "invalid token"),
@@ -120,7 +125,7 @@ pub(super) fn denied(denial: &Denial, principal: Option<&Principal>) -> CheckRes
             challenge(denial.reason == Reason::InvalidToken).to_owned(),
         ));
     }
-    let mut metadata = decision_metadata(&denial.decision);
+    let mut metadata = decision_metadata(&denial.decision, policy_hash);
     metadata.insert("reason", text(denial.reason.as_str()));
     if let Some(principal) = principal {
         metadata.insert("principal", text(principal.to_string()));
@@ -138,7 +143,10 @@ pub(super) fn denied(denial: &Denial, principal: Option<&Principal>) -> CheckRes
     }
 }
 
-fn decision_metadata(decision: &Decision) -> HashMap<&'static str, Value> {
+fn decision_metadata(
+    decision: &Decision,
+    policy_hash: Option<&str>,
+) -> HashMap<&'static str, Value> {
     let audit = decision.audit.iter().map(|matched| {
         structure_value(HashMap::from([
             ("policy", text(&*matched.policy)),
@@ -151,6 +159,9 @@ fn decision_metadata(decision: &Decision) -> HashMap<&'static str, Value> {
     ]);
     if let Some(policy) = &decision.policy {
         metadata.insert("policy", text(&**policy));
+    }
+    if let Some(hash) = policy_hash {
+        metadata.insert("policy_hash", text(hash));
     }
     metadata
 }

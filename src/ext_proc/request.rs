@@ -251,6 +251,7 @@ impl Exchange<'_> {
         Recorder {
             metrics: self.metrics,
             audit: &self.snapshot.audit,
+            policies: &self.snapshot.policies,
             edge: Edge::ExtProc,
             request_id: Some(&self.request_id),
             traceparent: self.head.traceparent,

@@ -99,6 +99,7 @@ fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
     };
     Snapshot {
         policies: Arc::new(PolicySet::compile(&policies.expect("valid policy"), 1)),
+        load: crate::snapshot::Load::now(),
         catalog,
         resolver: Resolver::new(backends, settings, Arc::clone(metrics)),
         trust_domains: Arc::new([TrustDomain::parse("cluster.local").expect("valid")]),

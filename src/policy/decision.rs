@@ -19,12 +19,12 @@ pub struct DecisionId {
     number: u64,
 }
 
-/// Which load of the policy files decided.
+/// Which policies decided.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Generation {
-    /// Counts the loads of this process, from 1.
+    /// Counts the sets of this process, from 1. A reload that changes no decision is none.
     pub number: u64,
-    /// A hash of the policies' content: equal on replicas that hold the same.
+    /// A hash of what the policies say: equal on replicas that hold the same.
     pub hash: Arc<str>,
 }
 

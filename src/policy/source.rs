@@ -1,17 +1,15 @@
-//! Policies from files. Reads everything and reports every problem; watching
-//! and swapping are the caller's.
+//! Policies from texts: every problem of every file, or the whole set. Files are the
+//! loader's.
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
-    io::{self, Read},
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use aws_lc_rs::digest::{Context, SHA256};
-
 use super::{
+    content::Digest,
     index::Index,
     problem::{LoadFailure, MAX_KEPT, PolicyProblem, Subjects, shortened},
     request::Verb,
@@ -21,9 +19,7 @@ use super::{
 use crate::{identity::ServiceAccount, secret::Catalog};
 
 /// Larger files are refused unread.
-const MAX_FILE: u64 = 8 * 1024 * 1024;
-/// So are all files, if together they are larger than that.
-const MAX_TOTAL: u64 = 256 * 1024 * 1024;
+pub(super) const MAX_FILE: u64 = 8 * 1024 * 1024;
 /// The policy that stands for none in a sidecar.
 const SIDECAR_DEFAULT: &str = "sidecar-default";
 
@@ -33,99 +29,93 @@ pub struct Policies {
     /// By name.
     pub(super) policies: Arc<[Arc<Policy>]>,
     pub(super) index: Arc<Index>,
+    files: Arc<[PolicyFile]>,
+    digest: Digest,
+    /// Of the digest.
     hash: Arc<str>,
 }
 
-/// Loads files and directories: of a directory its `*.yaml` and `*.yml` files,
-/// without those that start with a dot and without subdirectories. Symbolic
-/// links are followed, since mounted `ConfigMap`s are made of them.
-///
-/// # Errors
-/// [`LoadFailure`] holds every problem of every file.
-pub fn load(paths: &[PathBuf], catalog: &Catalog) -> Result<Policies, LoadFailure> {
-    let mut problems = Vec::new();
-    let mut files = Vec::new();
-    for path in paths {
-        let found = match path.is_dir() {
-            true => list(path),
-            false => Ok(vec![path.clone()]),
-        };
-        match found {
-            Ok(found) => files.extend(found),
-            Err(error) => problems.push(unreadable(path, &error.to_string())),
-        }
-    }
-    let size = |file: &PathBuf| fs::metadata(file).map_or(0, |metadata| metadata.len());
-    // A file that is too large for itself is refused as such.
-    let total: u64 = files.iter().map(size).filter(|size| *size <= MAX_FILE).sum();
-    if let (true, Some(path)) = (total > MAX_TOTAL, paths.first()) {
-        let message = format!("all files together are larger than {} MiB", MAX_TOTAL >> 20);
-        problems.push(unreadable(path, &message));
-        return Err(LoadFailure { problems, denied: Vec::new() });
-    }
-    let mut texts = Vec::new();
-    for file in files {
-        match read(&file) {
-            Ok(text) => texts.push((file, text)),
-            Err((line, message)) => {
-                problems.push(PolicyProblem { line, ..unreadable(&file, &message) });
-            }
-        }
-    }
-    match Policies::parse(&texts, catalog) {
-        Ok(policies) if problems.is_empty() => Ok(policies),
-        Ok(_) => Err(LoadFailure { problems, denied: Vec::new() }),
-        Err(mut failure) => {
-            problems.append(&mut failure.problems);
-            Err(LoadFailure { problems, ..failure })
-        }
-    }
+/// A file that policies came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyFile {
+    /// As it was named.
+    pub path: PathBuf,
+    /// Of its bytes: 16 digits of its SHA-256.
+    pub hash: Arc<str>,
+    /// How many policies it holds.
+    pub policies: usize,
 }
 
-fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let yaml = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
-        // A dangling link is no directory; reading it will say what is wrong.
-        if yaml && !hidden && !path.is_dir() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
+/// All that a file's text says, which is the same as long as text and catalog are.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) path: PathBuf,
+    /// Of the text.
+    pub(super) digest: Digest,
+    problems: Vec<PolicyProblem>,
+    denied: Vec<Subjects>,
+    named: Vec<Named>,
 }
 
-/// The text of a file, or the line where it stops to be one and what is wrong.
-fn read(file: &Path) -> Result<String, (u64, String)> {
-    let failed = |error: io::Error| (0, error.to_string());
-    let check = |metadata: fs::Metadata| match metadata {
-        // Opening a FIFO or a device could wait for ever.
-        metadata if !metadata.is_file() => Err((0, "not a regular file".to_owned())),
-        metadata if metadata.len() > MAX_FILE => Err((0, too_large())),
-        _ => Ok(()),
-    };
-    check(fs::metadata(file).map_err(failed)?)?;
-    let opened = fs::File::open(file).map_err(failed)?;
-    check(opened.metadata().map_err(failed)?)?;
-    let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that grew since.
-    opened.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let text = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = 1 + text.iter().filter(|byte| **byte == b'\n').count() as u64;
-        (line, "is not UTF-8 text".to_owned())
-    })
+/// A document that bears a name.
+#[derive(Debug)]
+struct Named {
+    name: String,
+    line: u64,
+    digest: Digest,
+    policy: Option<Arc<Policy>>,
 }
 
-fn too_large() -> String {
+pub(super) fn too_large() -> String {
     format!("is larger than {} MiB", MAX_FILE >> 20)
 }
 
-fn unreadable(file: &Path, message: &str) -> PolicyProblem {
+pub(super) fn unreadable(file: &Path, message: &str) -> PolicyProblem {
     let message = format!("cannot be read: {message}");
     PolicyProblem { file: file.to_owned(), line: 0, policy: None, key: String::new(), message }
+}
+
+// === impl Parsed ===
+
+impl Parsed {
+    /// Validates a file's text; no I/O.
+    pub(super) fn read(path: &Path, text: &str, digest: Digest, catalog: &Catalog) -> Self {
+        let (problems, denied, named) = Default::default();
+        let mut file = Self { path: path.to_owned(), digest, problems, denied, named };
+        if text.len() as u64 > MAX_FILE {
+            file.problems.push(unreadable(path, &too_large()));
+            return file;
+        }
+        // Most often a file that is being written: not the same as no policy.
+        if text.is_empty() {
+            file.problems.push(unreadable(path, "is empty; remove it if it holds no policy"));
+            return file;
+        }
+        let shared: Arc<Path> = path.into();
+        for document in yaml::documents(text) {
+            let node = match document {
+                Ok(node) => node,
+                Err(yaml::YamlError { line, message }) => {
+                    if file.problems.len() < MAX_KEPT {
+                        file.problems.push(PolicyProblem { line, message, ..unreadable(path, "") });
+                    }
+                    continue;
+                }
+            };
+            let read = schema::read(&node, &shared, catalog, &mut file.problems);
+            file.denied.extend(read.denied);
+            if let Some((name, line)) = read.name {
+                let (digest, policy) = (Digest::of_document(&node), read.policy.map(Arc::new));
+                file.named.push(Named { name, line, digest, policy });
+            }
+        }
+        file
+    }
+
+    fn to_policy_file(&self) -> PolicyFile {
+        let policies = self.named.len();
+        PolicyFile { path: self.path.clone(), hash: self.digest.short(), policies }
+    }
 }
 
 // === impl Policies ===
@@ -134,7 +124,9 @@ impl Policies {
     /// No policies: everything is denied.
     #[must_use]
     pub fn empty() -> Self {
-        Self { policies: [].into(), index: Arc::default(), hash: hash(&mut []) }
+        let (policies, index, files) = ([].into(), Arc::default(), Arc::default());
+        let digest = Digest::of_documents([].iter());
+        Self { policies, index, files, hash: digest.short(), digest }
     }
 
     /// What a sidecar without policies allows: its own service account may do
@@ -162,20 +154,40 @@ impl Policies {
                 to: vec![0],
             },
         };
-        let content = format!("{SIDECAR_DEFAULT} {account}");
-        Self::assemble(vec![Arc::new(policy)], hash(&mut [&content])).expect("one rule is not many")
+        let digest = Digest::of_text(&format!("{SIDECAR_DEFAULT} {account}"));
+        Self::assemble(vec![Arc::new(policy)], digest, Arc::default())
+            .expect("one rule is not many")
     }
 
     /// Policies that were read one by one, in the order of their names.
     #[cfg(test)]
     pub(super) fn of(policies: Vec<Arc<Policy>>) -> Self {
-        Self::assemble(policies, hash(&mut [])).expect("few rules")
+        Self::assemble(policies, Digest::of_documents([].iter()), Arc::default())
+            .expect("few rules")
     }
 
-    /// Compiles policies that are in the order of their names.
-    fn assemble(policies: Vec<Arc<Policy>>, hash: Arc<str>) -> Result<Self, Vec<PolicyProblem>> {
-        let index = Arc::new(Index::build(&policies)?);
-        Ok(Self { policies: policies.into(), index, hash })
+    /// The one place where a set begins: valid policies in the order of their names.
+    fn assemble(
+        policies: Vec<Arc<Policy>>,
+        digest: Digest,
+        files: Arc<[PolicyFile]>,
+    ) -> Result<Self, LoadFailure> {
+        match Index::build(&policies) {
+            Ok(index) => {
+                let (policies, index) = (policies.into(), Arc::new(index));
+                Ok(Self { policies, index, files, hash: digest.short(), digest })
+            }
+            Err(problems) => {
+                let refused = |policy: &&Arc<Policy>| {
+                    let name = Some(&*policy.name);
+                    problems.iter().any(|problem| problem.policy.as_deref() == name)
+                };
+                let denies = policies.iter().filter(|policy| !policy.allow && !policy.audit);
+                let denied = denies.filter(refused);
+                let denied = denied.map(|policy| Subjects(policy.from.clone())).collect();
+                Err(LoadFailure { problems, denied })
+            }
+        }
     }
 
     /// Validates the texts of files; no I/O.
@@ -183,75 +195,82 @@ impl Policies {
     /// # Errors
     /// [`LoadFailure`] holds every problem of every file.
     pub fn parse(files: &[(PathBuf, String)], catalog: &Catalog) -> Result<Self, LoadFailure> {
-        let mut problems = Vec::new();
-        let mut denied = Vec::new();
-        let mut named: BTreeMap<String, Vec<Named>> = BTreeMap::new();
-        for (file, text) in files {
-            if text.len() as u64 > MAX_FILE {
-                problems.push(unreadable(file, &too_large()));
-                continue;
-            }
-            // Most often a file that is being written: not the same as no policy.
-            if text.is_empty() {
-                problems.push(unreadable(file, "is empty; remove it if it holds no policy"));
-                continue;
-            }
-            let shared: Arc<Path> = file.as_path().into();
-            for document in yaml::documents(text) {
-                let node = match document {
-                    Ok(node) => node,
-                    Err(yaml::YamlError { line, message }) => {
-                        if problems.len() < MAX_KEPT {
-                            problems.push(PolicyProblem { line, message, ..unreadable(file, "") });
-                        }
-                        continue;
-                    }
-                };
-                let read = schema::read(&node, &shared, catalog, &mut problems);
-                denied.extend(read.denied);
-                if let Some((name, line)) = read.name {
-                    let policy = read.policy.map(Arc::new);
-                    named.entry(name).or_default().push(Named { file, line, policy });
-                }
+        let read = |(path, text): &(PathBuf, String)| {
+            Arc::new(Parsed::read(path, text, Digest::of_text(text), catalog))
+        };
+        Self::of_files(&files.iter().map(read).collect::<Vec<_>>(), Vec::new())
+    }
+
+    /// Makes one set of files, each of which may be good by itself. `unread` are
+    /// problems with files that could not even be read.
+    pub(super) fn of_files(
+        files: &[Arc<Parsed>],
+        unread: Vec<PolicyProblem>,
+    ) -> Result<Self, LoadFailure> {
+        let problems = files.iter().flat_map(|file| &file.problems);
+        let mut problems: Vec<_> = problems.take(MAX_KEPT).cloned().collect();
+        let mut denied: Vec<_> = files.iter().flat_map(|file| &file.denied).cloned().collect();
+        let mut names: BTreeMap<&str, Vec<(&Path, &Named)>> = BTreeMap::new();
+        for file in files {
+            for named in &file.named {
+                names.entry(&named.name).or_default().push((&file.path, named));
             }
         }
-        let mut policies = Vec::with_capacity(named.len());
-        for (name, bearers) in named {
-            if let [_, again @ ..] = bearers.as_slice()
+        let mut policies = Vec::with_capacity(names.len());
+        let mut digests = Vec::with_capacity(names.len());
+        for bearers in names.values() {
+            if let [first, again @ ..] = bearers.as_slice()
                 && !again.is_empty()
             {
                 let room = MAX_KEPT.saturating_sub(problems.len());
-                let repeats = again.iter().map(|second| second.repeats(&bearers[0], &name));
+                let repeats = again.iter().map(|(file, second)| second.repeats(file, *first));
                 problems.extend(repeats.take(room));
                 // Which of them is meant is unknown, so each Deny counts as invalid.
-                denied.extend(bearers.iter().filter_map(Named::denied));
+                denied.extend(bearers.iter().filter_map(|(_, named)| named.denied()));
             }
-            policies.extend(bearers.into_iter().filter_map(|bearer| bearer.policy));
+            policies.extend(bearers.iter().filter_map(|(_, named)| named.policy.clone()));
+            digests.extend(bearers.iter().map(|(_, named)| &named.digest));
         }
-        if !problems.is_empty() {
+        if !problems.is_empty() || !unread.is_empty() {
             let position: BTreeMap<&Path, usize> =
-                files.iter().enumerate().map(|(at, (file, _))| (file.as_path(), at)).collect();
+                files.iter().enumerate().map(|(at, file)| (&*file.path, at)).collect();
             problems.sort_by_key(|problem| (position.get(&*problem.file).copied(), problem.line));
-            return Err(LoadFailure { problems, denied });
+            return Err(LoadFailure { problems: [unread, problems].concat(), denied });
         }
-        let mut contents: Vec<&str> = files.iter().map(|(_, text)| text.as_str()).collect();
-        let deniers: Vec<_> =
-            policies.iter().filter(|policy| !policy.allow && !policy.audit).cloned().collect();
-        Self::assemble(policies, hash(&mut contents)).map_err(|problems| {
-            let refused = |policy: &&Arc<Policy>| {
-                problems.iter().any(|problem| problem.policy.as_deref() == Some(&*policy.name))
-            };
-            let denied = deniers.iter().filter(refused);
-            let denied = denied.map(|policy| Subjects(policy.from.clone())).collect();
-            LoadFailure { problems, denied }
-        })
+        let digest = Digest::of_documents(digests.into_iter());
+        let files = files.iter().map(|file| file.to_policy_file()).collect();
+        Self::assemble(policies, digest, files)
     }
 
-    /// A hash of the content: equal on replicas that hold the same files,
-    /// whatever these are called.
+    /// A hash of what the policies say: equal on replicas that hold the same,
+    /// whatever the files are called and however they are written.
     #[must_use]
     pub fn hash(&self) -> &Arc<str> {
         &self.hash
+    }
+
+    /// Whether both say the same, so that by the same catalog they decide the same.
+    #[must_use]
+    pub fn say_the_same_as(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+
+    /// The files that they came from, in the order of reading.
+    #[must_use]
+    pub fn files(&self) -> &Arc<[PolicyFile]> {
+        &self.files
+    }
+
+    /// How many `to` entries there are.
+    #[must_use]
+    pub fn rules(&self) -> usize {
+        self.policies.iter().map(|policy| policy.to.len()).sum()
+    }
+
+    /// How many are in audit mode.
+    #[must_use]
+    pub fn audited(&self) -> usize {
+        self.policies.iter().filter(|policy| policy.audit).count()
     }
 
     /// Every rule about secrets that can allow, in the order of reports.
@@ -305,34 +324,15 @@ impl fmt::Debug for Policies {
     }
 }
 
-fn hash(contents: &mut [&str]) -> Arc<str> {
-    contents.sort_unstable();
-    let mut context = Context::new(&SHA256);
-    for content in contents {
-        // The length keeps `ab`, `c` apart from `a`, `bc`.
-        context.update(&(content.len() as u64).to_be_bytes());
-        context.update(content.as_bytes());
-    }
-    let digest = context.finish();
-    digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
-}
-
-/// A document that bears a name.
-struct Named<'f> {
-    file: &'f Path,
-    line: u64,
-    policy: Option<Arc<Policy>>,
-}
-
 // === impl Named ===
 
-impl Named<'_> {
-    fn repeats(&self, first: &Self, name: &str) -> PolicyProblem {
-        let place = format!("{}:{}", first.file.display(), first.line);
+impl Named {
+    fn repeats(&self, file: &Path, (first_file, first): (&Path, &Self)) -> PolicyProblem {
+        let place = format!("{}:{}", first_file.display(), first.line);
         PolicyProblem {
-            file: self.file.to_owned(),
+            file: file.to_owned(),
             line: self.line,
-            policy: Some(shortened(name).into_owned()),
+            policy: Some(shortened(&self.name).into_owned()),
             key: "metadata.name".to_owned(),
             message: format!("another policy has this name, at {place}"),
         }

@@ -12,7 +12,7 @@ use super::{
 
 /// The configured backends as far as naming goes. Everything that accepts a
 /// secret name or reference from outside asks the catalog for its canonical form.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalog {
     backends: BTreeMap<BackendName, CatalogEntry>,
     default: Option<BackendName>,
@@ -21,7 +21,7 @@ pub struct Catalog {
 }
 
 /// What the catalog knows of one backend.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogEntry {
     /// Accepted names, with room left for the backend's prefix.
     pub grammar: NameGrammar,

@@ -123,7 +123,7 @@ async fn a_file_that_was_renamed_is_followed_by_another() {
     assert_eq!(read(&service, "/v1/secrets/prod/key", "b").await, 200);
     written(&service, "audit.1", 2).await;
     service.hang_up();
-    service.logged(&["policies in force", r#""policy.generation":2"#]).await;
+    service.reloaded(2).await;
     assert_eq!(read(&service, "/v1/secrets/prod/key", "c").await, 200);
     assert_eq!(written(&service, "audit.jsonl", 1).await[0]["request_id"], "c");
 
@@ -148,7 +148,7 @@ async fn a_sink_that_cannot_be_opened_leaves_the_old_one() {
     written(&service, "audit.jsonl", 1).await;
     fs::write(service.path("new"), config.replace("audit.jsonl", "other")).expect("write");
     fs::rename(service.path("new"), service.path("config.yaml")).expect("rename");
-    service.logged(&["policies in force", r#""policy.generation":2"#]).await;
+    service.reloaded(2).await;
     assert_eq!(read(&service, "/v1/secrets/prod/key", "b").await, 200);
     written(&service, "other", 1).await;
     written(&service, "audit.jsonl", 1).await;

@@ -1,8 +1,13 @@
 //! Files that change under a running service.
 
-use std::{fs, time::Duration};
+mod docs;
+mod mount;
+mod places;
+mod under_load;
 
-use serde_json::Value;
+use std::fs;
+
+use serde_json::{Value, json};
 
 use crate::harness::{Service, sized};
 
@@ -40,12 +45,6 @@ async fn metrics(service: &Service) -> String {
     String::from_utf8(answer.body.to_vec()).expect("text")
 }
 
-/// The line of the counter, if there is one yet.
-async fn refused_reloads(service: &Service) -> Option<String> {
-    let refused = |line: &&str| line.starts_with(r#"vaultmux_reloads_total{result="error"}"#);
-    metrics(service).await.lines().find(refused).map(str::to_owned)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn changed_policies_take_effect_without_a_signal() {
     let service = start().await;
@@ -61,46 +60,14 @@ async fn changed_policies_take_effect_without_a_signal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_config_map_that_swaps_its_links_is_noticed() {
-    let service = start().await;
-    let (policies, link) = (service.path("policies"), |target: &str, at| {
-        std::os::unix::fs::symlink(target, at).expect("link")
-    });
-    fs::create_dir(policies.join("..v1")).expect("make");
-    fs::write(policies.join("..v1/b.yaml"), allow("second", "absent/")).expect("write");
-    link("..v1", policies.join("..data"));
-    link("..data/b.yaml", policies.join("b.yaml"));
-    service.logged(&["policies in force", r#""policy.generation":2"#]).await;
-    assert_eq!(read(&service, "other/key").await, 403);
-    // As kubelet does it: the new content beside the old, then one rename.
-    fs::create_dir(policies.join("..v2")).expect("make");
-    fs::write(policies.join("..v2/b.yaml"), allow("second", "other/")).expect("write");
-    link("..v2", policies.join("..tmp"));
-    fs::rename(policies.join("..tmp"), policies.join("..data")).expect("swap");
-    let put_in_force = async {
-        while read(&service, "other/key").await != 200 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(30), put_in_force).await;
-    waited.expect("the swap is noticed");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_broken_file_leaves_the_last_good_policies_in_force() {
     let service = start().await;
-    for broken in ["a: [", &allow("first", "prod"), "kind: Other\n"] {
-        let before = refused_reloads(&service).await;
+    let broken = ["a: [", &allow("first", "prod"), "kind: Other\n"];
+    for (at, broken) in broken.into_iter().enumerate() {
         // Written elsewhere and moved: half a file is another kind of broken.
         fs::write(service.path("new"), broken).expect("write");
         fs::rename(service.path("new"), service.path("policies/a.yaml")).expect("move");
-        service.hang_up();
-        let counted = async {
-            while refused_reloads(&service).await == before {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), counted).await.expect("counted");
+        service.refused(at + 1).await;
         let line = service.logged(&["reload refused", "policies/a.yaml:"]).await;
         assert_eq!(line["level"], "ERROR");
         assert_eq!(read(&service, "prod/key").await, 200, "{broken}");
@@ -161,7 +128,7 @@ async fn configuration_is_read_again_and_a_broken_one_is_not_used() {
     service.logged(&["reload refused", "unknown field `nonsense`"]).await;
     assert_eq!(read(&service, "prod/key").await, 200);
     fs::write(&path, format!("{CONFIG}telemetry: {{log: {{level: debug}}}}\n")).expect("write");
-    service.logged(&["policies in force", r#""policy.generation":2"#]).await;
+    service.logged(&["reloaded, policies unchanged", r#""policy.generation":1"#]).await;
     assert_eq!(read(&service, "prod/kept").await, 200, "the same store, since it did not change");
     service.logged(&[r#""level":"DEBUG""#, r#""message":"decision""#]).await;
     let moved = CONFIG.replacen("127.0.0.1:0", "127.0.0.1:1", 1);
@@ -187,6 +154,117 @@ async fn a_store_that_did_not_change_goes_on() {
     assert_eq!(made.status, 201);
     let changed = CONFIG.replace("policies:", "cache: {ttl: 1s}\npolicies:");
     fs::write(service.path("config.yaml"), changed).expect("write");
-    service.logged(&["policies in force", r#""policy.generation":2"#]).await;
+    service.reloaded(2).await;
     assert_eq!(read(&service, "prod/new").await, 200, "a memory store made anew would be empty");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_says_the_same_is_no_new_generation() {
+    let service = start().await;
+    let before = state(&service).await;
+    let path = service.path("policies/a.yaml");
+    let text = fs::read_to_string(&path).expect("text");
+    let changes: [&dyn Fn(); 3] = [
+        &|| fs::write(&path, &text).expect("write"),
+        &|| fs::write(&path, format!("# why\n{text}")).expect("write"),
+        &|| fs::rename(&path, service.path("policies/b.yaml")).expect("rename"),
+    ];
+    for (at, change) in changes.into_iter().enumerate() {
+        change();
+        service.reloaded(at + 2).await;
+        let now = state(&service).await;
+        for key in ["generation", "hash", "loaded_at"] {
+            assert_eq!(now[key], before[key], "{key} after change {at}");
+        }
+        assert_eq!(read(&service, "prod/key").await, 200);
+    }
+    let files = state(&service).await["files"].clone();
+    assert!(files[0]["path"].as_str().expect("text").ends_with("policies/b.yaml"), "{files}");
+    service.logged(&["reloaded, policies unchanged"]).await;
+}
+
+/// What `/policies` answers.
+async fn state(service: &Service) -> Value {
+    service.admin_client().get("admin", "/policies").await.json()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_in_force_are_told() {
+    let service = start().await;
+    let line = service.logged(&["policies in force", r#""policy.generation":1"#]).await;
+    let first = state(&service).await;
+    let hash = first["hash"].as_str().expect("text").to_owned();
+    assert_eq!((&line["policy.hash"], hash.len()), (&first["hash"], 16));
+    assert_eq!((&line["policies"], &line["rules"]), (&json!(1), &json!(1)));
+    assert!(line["duration_ms"].is_number(), "{line}");
+    let audited =
+        allow("second", "other/").replace("effect: Allow", "effect: Allow\n  mode: Audit");
+    fs::write(service.path("policies/b.yaml"), audited).expect("write");
+    service.reloaded(2).await;
+    let second = state(&service).await;
+    assert_ne!(second["hash"], first["hash"]);
+    let of = |key: &str| second[key].clone();
+    let counts = ["generation", "policies", "rules", "audit_policies", "file_count"].map(of);
+    assert_eq!(counts, [2, 2, 2, 1, 2].map(Value::from));
+    assert_eq!((of("last_refusal"), of("denied_subjects")), (Value::Null, json!([])));
+    let at = second["loaded_at"].as_str().expect("text");
+    assert!(at.ends_with('Z') && at.len() == 20, "{at}");
+    assert_eq!(second["files"][1]["policies"], 1);
+    let metrics = metrics(&service).await;
+    let series: Vec<_> =
+        metrics.lines().filter(|line| line.starts_with("vaultmux_policy_info{")).collect();
+    let new = second["hash"].as_str().expect("text");
+    assert_eq!(series, [format!(r#"vaultmux_policy_info{{hash="{new}"}} 1"#)]);
+    for line in ["vaultmux_policies 2", "vaultmux_policy_rules 2", "vaultmux_reload_problems 0"] {
+        assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_tells_the_place_and_no_secret() {
+    let service = start().await;
+    let broken = allow("stop", "canary-prefix").replace("Allow", "Deny");
+    fs::write(service.path("policies/deny.yaml"), broken).expect("write");
+    service.refused(1).await;
+    let said = state(&service).await;
+    let place = &said["last_refusal"]["problems"][0];
+    assert!(place["file"].as_str().expect("text").ends_with("policies/deny.yaml"), "{said}");
+    assert_eq!((&place["policy"], &place["line"]), (&json!("stop"), &json!(7)));
+    assert_eq!(place["key"], "spec.to[0].secrets.prefixes[0]");
+    assert_eq!(said["denied_subjects"], json!([[{"namespaces": ["prod"]}]]));
+    assert_eq!((&said["invalid_denies"], &said["generation"]), (&json!(1), &json!(2)));
+    assert_eq!(service.metric("vaultmux_policy_invalid_denies").await, Some(1.0));
+    assert_eq!(service.metric("vaultmux_reload_problems").await, Some(1.0));
+    service.logged(&["reload refused", "spec.to[0].secrets.prefixes[0]: cannot be used"]).await;
+    // Another mistake beside it neither lifts the denial nor makes it a new one.
+    fs::write(service.path("policies/broken.yaml"), "a: [").expect("write");
+    service.refused(2).await;
+    assert_eq!(state(&service).await["generation"], 2);
+    // Nor does a file of which nothing can be read any more.
+    fs::write(service.path("policies/deny.yaml"), "b: [").expect("write");
+    service.refused(3).await;
+    assert_eq!(read(&service, "prod/key").await, 403);
+    for name in ["broken", "deny"] {
+        fs::remove_file(service.path(&format!("policies/{name}.yaml"))).expect("remove");
+    }
+    service.logged(&["policies in force", r#""policy.generation":3"#]).await;
+    assert_eq!(read(&service, "prod/key").await, 200);
+    let mended = state(&service).await;
+    assert_eq!((&mended["last_refusal"], &mended["denied_subjects"]), (&Value::Null, &json!([])));
+    assert_eq!(service.metric("vaultmux_policy_invalid_denies").await, Some(0.0));
+    assert!(!service.logs().concat().contains("canary"), "{:?}", service.logs());
+    assert!(!said.to_string().contains("canary"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_configuration_is_told() {
+    let service = start().await;
+    fs::write(service.path("new"), "nonsense: 1\n").expect("write");
+    fs::rename(service.path("new"), service.path("config.yaml")).expect("rename");
+    service.refused(1).await;
+    let refusal = state(&service).await["last_refusal"].clone();
+    assert_eq!(
+        (&refusal["about"], &refusal["problem_count"]),
+        (&json!("configuration"), &json!(0))
+    );
 }

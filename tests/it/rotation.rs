@@ -224,8 +224,10 @@ async fn what_is_broken_stays_out_and_the_rest_goes_in() {
     let moved = config(LOOPBACK, LOOPBACK);
     fs::write(service.path("config.yaml"), moved).expect("write");
     service.logged(&["need a restart"]).await;
-    let generation = format!(r#""policy.generation":{}"#, generation + 1);
-    service.logged(&["policies in force", &generation]).await;
+    until("the configuration is in use", async || {
+        metric(&service, "vaultmux_reload_problems ").await == Some(0)
+    })
+    .await;
     certificates.proxy("spiffe://cluster.local/ns/gateway/sa/last");
     until("the certificate is in use", async || taken(&service, "rest") >= 3).await;
     assert_eq!(get("prod/key").await, 200);

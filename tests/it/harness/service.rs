@@ -1,6 +1,6 @@
 //! The real binary with a configuration of its own.
 
-use std::{ffi::OsString, fs, net::SocketAddr, path::PathBuf};
+use std::{ffi::OsString, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -111,6 +111,33 @@ impl Service {
             found.then(|| serde_json::from_str(line).expect("JSON lines"))
         };
         self.process.wait_stderr(&format!("line with {words:?}"), find).await
+    }
+
+    /// A metric's value, by its name and labels.
+    pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
+        let text = self.admin_client().get("admin", "/metrics").await.text();
+        let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
+        text.lines().find_map(value)
+    }
+
+    /// Waits until so many loads took effect, with that of the start.
+    pub(crate) async fn reloaded(&self, times: usize) {
+        self.counted(r#"vaultmux_reloads_total{result="ok"}"#, times).await;
+    }
+
+    /// Waits until so many loads were refused.
+    pub(crate) async fn refused(&self, times: usize) {
+        self.counted(r#"vaultmux_reloads_total{result="error"}"#, times).await;
+    }
+
+    async fn counted(&self, series: &str, times: usize) {
+        let counted = async {
+            while self.metric(series).await.unwrap_or_default() < times as f64 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let counted = tokio::time::timeout(Duration::from_secs(30), counted).await;
+        assert!(counted.is_ok(), "{series} never was {times}:\n{}", self.logs().join("\n"));
     }
 
     /// Waits for it to end by itself.
