@@ -183,17 +183,16 @@ async fn what_is_broken_stays_out_and_the_rest_goes_in() {
     let policy = |prefixes: &str| POLICY.replace(r#""{namespace}/""#, prefixes);
     let good = ["tls.crt", "tls.key", "ca.crt"].map(|name| (name, read(&certificates, name)));
     let (_elsewhere, other) = authority();
-    let mut generation = 1;
-    for (name, broken, expected) in [
-        ("tls.crt", b"garbage".to_vec(), "tls.crt: does not hold a certificate"),
-        ("tls.key", read(&other, "tls.key"), "tls.crt: cannot be used"),
-        ("ca.crt", Vec::new(), "ca.crt: does not hold a certificate"),
+    // Policies that change at the same time take effect.
+    let wide = (r#""prod/", "other/""#, 200);
+    let narrow = (r#""prod/""#, 403);
+    for (name, broken, expected, (prefixes, status)) in [
+        ("tls.crt", b"garbage".to_vec(), "tls.crt: does not hold a certificate", wide),
+        ("tls.key", read(&other, "tls.key"), "tls.crt: cannot be used", narrow),
+        ("ca.crt", Vec::new(), "ca.crt: does not hold a certificate", wide),
     ] {
         let before = refusals().await.unwrap_or(0);
         fs::write(directory.path().join(name), broken).expect("write");
-        // Policies that change at the same time take effect.
-        let prefixes = if generation % 2 == 1 { r#""prod/", "other/""# } else { r#""prod/""# };
-        let status = if generation % 2 == 1 { 200 } else { 403 };
         fs::write(service.path("new"), policy(prefixes)).expect("write");
         fs::rename(service.path("new"), service.path("policies/own.yaml")).expect("move");
         until(expected, async || {
@@ -207,7 +206,6 @@ async fn what_is_broken_stays_out_and_the_rest_goes_in() {
         for (name, text) in &good {
             fs::write(directory.path().join(name), text).expect("write");
         }
-        generation += 1;
     }
     assert_eq!(taken(&service, "rest"), 1, "nothing new came into use");
 
