@@ -1,16 +1,21 @@
-//! Commands: `serve`, `check`, `can-i`, `schema`, `policy test`, `policy replay`, `plugin test`.
+//! Commands: `serve`, `check`, `can-i`, `who-can`, `schema`, `policy test`, `policy replay`,
+//! `policy diff`, `plugin test`.
 //!
 //! Exit codes: 0 done or yes, 1 a negative answer, 2 usage or input that cannot
 //! be used. Answers go to standard output, everything else to standard error.
 
+mod asked;
 mod can_i;
 mod check;
 #[cfg(feature = "plugin")]
 mod plugin;
 mod policy;
+mod reach;
+mod rows;
 mod schema;
 mod suppose;
 mod verdict;
+mod who_can;
 
 use std::{
     io::Write,
@@ -57,9 +62,14 @@ Examples:
     Check(check::Check),
     /// Ask whether a service account may do something, and which rule says so.
     #[command(after_help = "\
-Exit codes: 0 allowed, 1 denied, 2 the question cannot be asked.
+With --all: everything that the policies let it reach, rule by rule, with what Deny
+rules take away again, and what it would reach with other proofs.
+
+Exit codes: 0 allowed, 1 denied, 2 the question cannot be asked. With --all: 0 it
+reaches something, 1 nothing.
 
 Examples:
+  vaultmux-mesh can-i --all payments/api --config vaultmux.yaml
   vaultmux-mesh can-i payments/api get payments/db --config vaultmux.yaml
   vaultmux-mesh can-i payments/api use secret://aws-prod/shared/stripe \\
       --cluster 'outbound|443||api.stripe.com' --host api.stripe.com --config vaultmux.yaml
@@ -67,6 +77,20 @@ Examples:
   vaultmux-mesh can-i payments/api get payments/db --proofs token --bound-to-pod \\
       --config vaultmux.yaml")]
     CanI(Box<can_i::CanI>),
+    /// Ask who may do something, and which rules say so.
+    #[command(after_help = "\
+Subjects are named as policies name them: service accounts, namespaces, or everyone,
+with whom rules leave out and whom Deny rules take away.
+
+Exit codes: 0 someone can, 1 nobody can, 2 the question cannot be asked.
+
+Examples:
+  vaultmux-mesh who-can get payments/db --config vaultmux.yaml
+  vaultmux-mesh who-can use secret://aws-prod/shared/stripe#key \\
+      --cluster 'outbound|443||api.stripe.com' --host api.stripe.com --config vaultmux.yaml
+  vaultmux-mesh who-can GET http://orders.shop/orders/1 --destination shop/orders \\
+      --config vaultmux.yaml --output json")]
+    WhoCan(Box<who_can::WhoCan>),
     /// Work with policies: try them before they are in force.
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -150,6 +174,7 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
             Command::CanI(question) => question.run(),
+            Command::WhoCan(question) => question.run(),
             Command::Policy(policy) => policy.run(),
             Command::Schema(schema) => Ok(schema.run()),
             #[cfg(feature = "plugin")]

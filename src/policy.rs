@@ -7,12 +7,16 @@
 
 mod content;
 mod decision;
+mod diff;
 mod document;
 mod explain;
+mod holders;
 mod index;
 mod loader;
 mod problem;
 mod question;
+mod reach;
+mod region;
 mod request;
 mod review;
 mod rule;
@@ -27,11 +31,15 @@ mod yaml;
 use std::{fmt, sync::Arc};
 
 pub use decision::{AuditMatch, Decision, DecisionId, Denial, Generation, Reason};
+pub use diff::{Change, diff};
 pub use document::json_schema;
 pub use explain::{Explanation, NearMiss, Place};
+pub use holders::{Deed, Denied, Holder};
 pub use loader::{Loader, load};
 pub use problem::{LoadFailure, PolicyProblem, Subjects, Unquoted};
 pub use question::Question;
+pub use reach::{Exception, Needs, Reachable};
+pub use region::{Ask, Piece, RuleRef, Span, TooMuch, Toward, Whom};
 pub use request::{
     Attribute, Connection, Destination, HttpRequest, InvalidRequest, Verb, canonical_host,
     canonical_path, is_token, split_url,

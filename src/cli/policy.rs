@@ -1,5 +1,6 @@
 //! `policy`: what can be asked of policies before they are in force.
 
+mod diff;
 mod replay;
 mod test;
 
@@ -26,6 +27,18 @@ Examples:
   vaultmux-mesh policy replay --audit audit.jsonl policies/ --config vaultmux.yaml
   vaultmux-mesh policy replay --audit audit.jsonl new.yaml --config vaultmux.yaml --output json")]
     Replay(replay::Replay),
+    /// Tell who gains or loses which access by other policies.
+    #[command(after_help = "\
+Compares what both sets decide, not their texts: names, order, and rules that another
+one says already make no difference. Every difference is told; each has an example in
+the JSON output.
+
+Exit codes: 0 no difference, 1 some, 2 something cannot be read or is too much.
+
+Examples:
+  vaultmux-mesh policy diff policies/ new-policies/ --config vaultmux.yaml
+  vaultmux-mesh policy diff old.yaml new.yaml --config vaultmux.yaml --output json")]
+    Diff(diff::Diff),
 }
 
 // === impl Policy ===
@@ -35,6 +48,7 @@ impl Policy {
         match self {
             Self::Test(test) => test.run(),
             Self::Replay(replay) => replay.run(),
+            Self::Diff(diff) => diff.run(),
         }
     }
 }

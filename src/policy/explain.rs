@@ -113,7 +113,7 @@ impl fmt::Display for Place {
     }
 }
 
-fn place(policy: &Policy, rule: usize) -> Place {
+pub(super) fn place(policy: &Policy, rule: usize) -> Place {
     let line = policy.origin.to.get(rule).copied().unwrap_or_default();
     Place { file: policy.origin.file.clone(), line }
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt};
 use crate::identity::ServiceAccount;
 
 /// What a principal wants to do with a secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Verb {

@@ -317,6 +317,16 @@ impl FieldPath {
     pub(super) fn as_str(&self) -> &str {
         &self.text
     }
+
+    /// The pointer to what lies in the field under this key.
+    pub(super) fn inside(&self, key: &str) -> String {
+        let mut pointer = String::new();
+        for token in self.tokens.iter().map(|token| &**token).chain([key]) {
+            pointer.push('/');
+            pointer.push_str(&token.replace('~', "~0").replace('/', "~1"));
+        }
+        pointer
+    }
 }
 
 /// What a field is made of, from the outside in.

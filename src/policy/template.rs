@@ -80,6 +80,11 @@ impl Template {
         if text.ends_with(SEPARATORS) { Ok(template) } else { Err(InvalidTemplate::PrefixEnd) }
     }
 
+    /// A name as it is, without placeholders.
+    pub(super) fn literal_of(name: &str) -> Self {
+        Self { parts: vec![Part::Literal(name.into())] }
+    }
+
     fn parse(text: &str) -> Result<Self, InvalidTemplate> {
         if text.is_empty() {
             return Err(InvalidTemplate::Empty);

@@ -1,5 +1,6 @@
 //! What policies mean, by table and by comparison with a second evaluator.
 
+mod areas;
 mod caller;
 pub(super) mod differential;
 mod files;

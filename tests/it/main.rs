@@ -30,6 +30,7 @@ mod peers;
 mod plugin;
 mod plugin_proto;
 mod policies_docs;
+mod policy_areas;
 mod policy_bad_input;
 mod policy_tools;
 mod policy_tools_docs;

@@ -1,0 +1,109 @@
+//! What a question on the command line is about: a secret and where it is to be used, or a
+//! request.
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use crate::{
+    config::Config,
+    identity::ServiceAccount,
+    operation::split_query,
+    policy::{Destination, HttpRequest, Verb, canonical_host, split_url},
+    secret::{NameEncoding, SecretRef},
+};
+
+/// What surrounds the thing that is asked for.
+#[derive(Debug, Args)]
+pub(super) struct Around {
+    /// For `use`: the cluster that the request is routed to.
+    #[arg(long)]
+    cluster: Option<String>,
+    /// For `use`: the route's name.
+    #[arg(long)]
+    route: Option<String>,
+    /// For `use`: the server name of the downstream TLS handshake.
+    #[arg(long)]
+    sni: Option<String>,
+    /// For `use`: the request's host.
+    #[arg(long)]
+    host: Option<String>,
+    /// For a URL: the service account of the workload that serves it.
+    #[arg(long, value_name = "NS/SA")]
+    destination: Option<String>,
+}
+
+/// A secret or a request.
+#[derive(Debug)]
+pub(super) enum Asked<'a> {
+    Secret(Verb, SecretRef, Destination<'a>),
+    Http(HttpRequest<'a>),
+}
+
+// === impl Around ===
+
+impl Around {
+    /// Reads verb or method, and a secret or URL.
+    pub(super) fn read<'a>(
+        &'a self,
+        config: &Config,
+        verb: &'a str,
+        target: &'a str,
+    ) -> anyhow::Result<Asked<'a>> {
+        match split_url(target) {
+            Some((host, path)) => {
+                let below = canonical_host(host).is_ok_and(|host| {
+                    config.secret_routes.below(&host, split_query(path).0).is_some()
+                });
+                anyhow::ensure!(!below, "{target} is a secret route: ask about the secret");
+                self.request(verb, host, path)
+            }
+            None => self.secret(config, verb, target),
+        }
+    }
+
+    fn secret<'a>(
+        &'a self,
+        config: &Config,
+        verb: &str,
+        target: &str,
+    ) -> anyhow::Result<Asked<'a>> {
+        let verb = Verb::parse(verb).with_context(|| {
+            let verbs: Vec<_> = Verb::ALL.iter().map(|verb| verb.as_str()).collect();
+            format!("{verb:?} is not one of {}", verbs.join(", "))
+        })?;
+        let secret: SecretRef = match target.starts_with("secret://") {
+            true => config.catalog.parse_reference(target)?,
+            false => config.catalog.locate(target, NameEncoding::Plain, None)?,
+        };
+        let destination = Destination {
+            host: self.host.as_deref(),
+            cluster: self.cluster.as_deref(),
+            route: self.route.as_deref(),
+            sni: self.sni.as_deref(),
+        };
+        Ok(Asked::Secret(verb, secret, destination))
+    }
+
+    fn request<'a>(
+        &self,
+        method: &'a str,
+        host: &'a str,
+        path: &'a str,
+    ) -> anyhow::Result<Asked<'a>> {
+        let destination = match &self.destination {
+            None => None,
+            Some(text) => Some(ServiceAccount::parse(text).context("--destination")?),
+        };
+        if Verb::parse(method).is_some() {
+            bail!("a URL needs a method such as GET instead of the verb {method:?}");
+        }
+        Ok(Asked::Http(HttpRequest::new(method, host, path, destination)?))
+    }
+
+    /// Brings the host into its one form; before it is read.
+    pub(super) fn canonical(mut self) -> anyhow::Result<Self> {
+        let host = self.host.as_deref().map(canonical_host).transpose().context("--host")?;
+        self.host = host.map(std::borrow::Cow::into_owned);
+        Ok(self)
+    }
+}
