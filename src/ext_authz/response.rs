@@ -34,6 +34,8 @@ use crate::{
 const PRINCIPAL: &str = "x-vaultmux-principal";
 const DECISION_ID: &str = "x-vaultmux-decision-id";
 const GRANT: &str = "x-vaultmux-grant";
+/// How many fields dynamic metadata has at most.
+const METADATA: usize = 9;
 
 #[derive(Serialize)]
 struct Body {
@@ -51,9 +53,11 @@ pub(super) fn ok(
     forward_grant: bool,
     to_remove: Vec<String>,
 ) -> CheckResponse {
+    let (identity, decision_id) = (principal.to_string(), decision.id.to_string());
+    let mut metadata = decision_metadata(decision, decision_id.clone(), policy_hash);
     let mut headers = vec![
-        header(PRINCIPAL, format!("{principal};proofs={}", principal.proofs())),
-        header(DECISION_ID, decision.id.to_string()),
+        header(PRINCIPAL, format!("{identity};proofs={}", principal.proofs())),
+        header(DECISION_ID, decision_id),
     ];
     // A grant is proof of identity: only our own REST gets to see it.
     if let Some(grant) = grant.as_ref().filter(|_| forward_grant) {
@@ -71,15 +75,16 @@ pub(super) fn ok(
 
     let account = principal.service_account();
     let proofs = principal.proofs().iter().map(|proof| text(proof.as_str())).collect();
-    let mut metadata = decision_metadata(decision, policy_hash);
-    metadata.extend([
-        ("principal", text(principal.to_string())),
+    for (key, value) in [
+        ("principal", text(identity)),
         ("namespace", text(account.namespace())),
         ("service_account", text(account.name())),
         ("proofs", list(proofs)),
-    ]);
+    ] {
+        metadata.insert(key.to_owned(), value);
+    }
     if let Some(grant) = grant {
-        metadata.insert("grant", text(grant));
+        metadata.insert("grant".to_owned(), text(grant));
     }
     CheckResponse {
         status: Some(status(Code::Ok)),
@@ -88,7 +93,7 @@ pub(super) fn ok(
             headers_to_remove,
             ..OkHttpResponse::default()
         })),
-        dynamic_metadata: Some(structure(metadata)),
+        dynamic_metadata: Some(Struct { fields: metadata }),
     }
 }
 
@@ -113,6 +118,7 @@ pub(super) fn denied(
         _ => denial.reason.as_str(),
     };
     let decision_id = denial.decision.id.to_string();
+    let mut metadata = decision_metadata(&denial.decision, decision_id.clone(), policy_hash);
     let body = Body { error, code: public_code, decision_id: decision_id.clone() };
     let mut headers = vec![
         header("content-type", "application/json".to_owned()),
@@ -125,12 +131,11 @@ pub(super) fn denied(
             challenge(denial.reason == Reason::InvalidToken).to_owned(),
         ));
     }
-    let mut metadata = decision_metadata(&denial.decision, policy_hash);
-    metadata.insert("reason", text(denial.reason.as_str()));
+    metadata.insert("reason".to_owned(), text(denial.reason.as_str()));
     if let Some(principal) = principal {
-        metadata.insert("principal", text(principal.to_string()));
+        metadata.insert("principal".to_owned(), text(principal.to_string()));
         let proofs = principal.proofs().iter().map(|proof| text(proof.as_str())).collect();
-        metadata.insert("proofs", list(proofs));
+        metadata.insert("proofs".to_owned(), list(proofs));
     }
     CheckResponse {
         status: Some(status(code)),
@@ -139,29 +144,30 @@ pub(super) fn denied(
             headers,
             body: serde_json::to_string(&body).expect("strings are always JSON"),
         })),
-        dynamic_metadata: Some(structure(metadata)),
+        dynamic_metadata: Some(Struct { fields: metadata }),
     }
 }
 
 fn decision_metadata(
     decision: &Decision,
+    decision_id: String,
     policy_hash: Option<&str>,
-) -> HashMap<&'static str, Value> {
+) -> HashMap<String, Value> {
     let audit = decision.audit.iter().map(|matched| {
-        structure_value(HashMap::from([
-            ("policy", text(&*matched.policy)),
-            ("effect", text(if matched.allow { "Allow" } else { "Deny" })),
-        ]))
+        let effect = if matched.allow { "Allow" } else { "Deny" };
+        let fields = [("policy", text(&*matched.policy)), ("effect", text(effect))];
+        let fields = fields.map(|(key, value)| (key.to_owned(), value)).into();
+        Value { kind: Some(Kind::StructValue(Struct { fields })) }
     });
-    let mut metadata = HashMap::from([
-        ("decision_id", text(decision.id.to_string())),
-        ("audit", list(audit.collect())),
-    ]);
+    // Room for all that is ever added.
+    let mut metadata = HashMap::with_capacity(METADATA);
+    metadata.insert("decision_id".to_owned(), text(decision_id));
+    metadata.insert("audit".to_owned(), list(audit.collect()));
     if let Some(policy) = &decision.policy {
-        metadata.insert("policy", text(&**policy));
+        metadata.insert("policy".to_owned(), text(&**policy));
     }
     if let Some(hash) = policy_hash {
-        metadata.insert("policy_hash", text(hash));
+        metadata.insert("policy_hash".to_owned(), text(hash));
     }
     metadata
 }
@@ -186,12 +192,4 @@ fn text(value: impl Into<String>) -> Value {
 
 fn list(values: Vec<Value>) -> Value {
     Value { kind: Some(Kind::ListValue(ListValue { values })) }
-}
-
-fn structure(fields: HashMap<&'static str, Value>) -> Struct {
-    Struct { fields: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect() }
-}
-
-fn structure_value(fields: HashMap<&'static str, Value>) -> Value {
-    Value { kind: Some(Kind::StructValue(structure(fields))) }
 }

@@ -5,13 +5,18 @@
 //! skipped or bypassed never opens a secret; both decide again by policy.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fmt,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use aws_lc_rs::hmac;
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -31,8 +36,10 @@ const LEEWAY: Duration = Duration::from_secs(5);
 
 /// The keys that seal and open grants, and how long a grant lives.
 pub struct GrantKeys {
-    signing_id: String,
-    signing: EncodingKey,
+    /// The encoded header of every grant, with the id of the key that seals.
+    header: String,
+    /// Prepared once: every allow seals a grant.
+    signing: hmac::Key,
     opening: HashMap<String, DecodingKey>,
     validation: Validation,
     ttl: Duration,
@@ -75,27 +82,28 @@ pub enum GrantError {
     NoKey,
 }
 
+/// Borrowed while sealing, owned once opened.
 #[derive(Serialize, Deserialize)]
-struct Claims {
-    iss: String,
-    sub: String,
+struct Claims<'a> {
+    iss: Cow<'a, str>,
+    sub: Cow<'a, str>,
     exp: u64,
-    proofs: Vec<String>,
-    method: String,
-    host: String,
-    path: String,
+    proofs: Vec<Cow<'a, str>>,
+    method: Cow<'a, str>,
+    host: Cow<'a, str>,
+    path: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pod: Option<PodClaim>,
+    pod: Option<PodClaim<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    node: Option<String>,
+    node: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    credential_id: Option<String>,
+    credential_id: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct PodClaim {
-    name: String,
-    uid: String,
+struct PodClaim<'a> {
+    name: Cow<'a, str>,
+    uid: Cow<'a, str>,
 }
 
 // === impl GrantKeys ===
@@ -140,13 +148,15 @@ impl GrantKeys {
     fn new<'a>(keys: impl Iterator<Item = (String, &'a [u8])>, ttl: Duration) -> Option<Self> {
         let mut keys = keys.peekable();
         let (signing_id, first) = keys.peek()?.clone();
+        let header = Header { kid: Some(signing_id), ..Header::new(Algorithm::HS256) };
+        let header = serde_json::to_vec(&header).expect("strings are always JSON");
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_issuer(&[ISSUER]);
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         validation.leeway = LEEWAY.as_secs();
         Some(Self {
-            signing_id,
-            signing: EncodingKey::from_secret(first),
+            header: URL_SAFE_NO_PAD.encode(header),
+            signing: hmac::Key::new(hmac::HMAC_SHA256, first),
             opening: keys.map(|(id, key)| (id, DecodingKey::from_secret(key))).collect(),
             validation,
             ttl,
@@ -156,7 +166,7 @@ impl GrantKeys {
     /// Seals a grant for `principal` that is good for one kind of request.
     ///
     /// # Errors
-    /// [`GrantError::Token`] if the cryptography library refuses to sign.
+    /// [`GrantError::Token`] if the claims cannot be written.
     pub fn seal(
         &self,
         principal: &Principal,
@@ -167,21 +177,32 @@ impl GrantKeys {
         // It proves nothing for longer than what it was made from.
         let latest = (since_epoch + self.ttl).as_secs();
         let claims = Claims {
-            iss: ISSUER.to_owned(),
-            sub: principal.to_string(),
+            iss: ISSUER.into(),
+            sub: principal.to_string().into(),
             exp: principal.expires().map_or(latest, |expires| latest.min(expires)),
-            proofs: principal.proofs().iter().map(|kind| kind.as_str().to_owned()).collect(),
-            method: scope.method.to_owned(),
-            host: scope.host.to_owned(),
-            path: scope.path.to_owned(),
+            proofs: principal.proofs().iter().map(|kind| kind.as_str().into()).collect(),
+            method: scope.method.into(),
+            host: scope.host.into(),
+            path: scope.path.into(),
             pod: principal
                 .pod()
-                .map(|pod| PodClaim { name: pod.name.to_string(), uid: pod.uid.to_string() }),
-            node: principal.node().map(str::to_owned),
-            credential_id: principal.credential_id().map(str::to_owned),
+                .map(|pod| PodClaim { name: (&*pod.name).into(), uid: (&*pod.uid).into() }),
+            node: principal.node().map(Into::into),
+            credential_id: principal.credential_id().map(Into::into),
         };
-        let header = Header { kid: Some(self.signing_id.clone()), ..Header::new(Algorithm::HS256) };
-        jsonwebtoken::encode(&header, &claims, &self.signing).map_err(GrantError::Token)
+        let claims =
+            serde_json::to_vec(&claims).map_err(|error| GrantError::Token(error.into()))?;
+        // RFC 7515, section 7.1: header, claims and signature, with dots between.
+        let signature_len = 44;
+        let len = self.header.len() + claims.len() / 3 * 4 + 5 + signature_len;
+        let mut grant = String::with_capacity(len);
+        grant.push_str(&self.header);
+        grant.push('.');
+        URL_SAFE_NO_PAD.encode_string(claims, &mut grant);
+        let signature = hmac::sign(&self.signing, grant.as_bytes());
+        grant.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature, &mut grant);
+        Ok(grant)
     }
 
     /// Opens a grant that came with a request and adds what it proves to
@@ -205,7 +226,7 @@ impl GrantKeys {
             .kid
             .and_then(|id| self.opening.get(&id))
             .ok_or_else(|| invalid(jsonwebtoken::errors::ErrorKind::InvalidSignature))?;
-        let claims = jsonwebtoken::decode::<Claims>(grant, key, &self.validation)
+        let claims = jsonwebtoken::decode::<Claims<'static>>(grant, key, &self.validation)
             .map_err(GrantError::Token)?
             .claims;
         if claims.method != scope.method || claims.host != scope.host || claims.path != scope.path {

@@ -51,6 +51,8 @@ struct Hosts {
 struct Paths {
     any: Leaf<HttpEntry>,
     exact: Map<Arc<str>, Leaf<HttpEntry>>,
+    /// Of the exact paths: longer ones are not looked up, which would read all of them.
+    longest: usize,
     prefixes: Trie<HttpEntry>,
 }
 
@@ -161,7 +163,10 @@ impl Paths {
         for path in paths {
             match path.ends_with('/') {
                 true => self.prefixes.leaf(path, &['/']).push(entry),
-                false => self.exact.entry(&**path).push(entry),
+                false => {
+                    self.longest = self.longest.max(path.len());
+                    self.exact.entry(&**path).push(entry);
+                }
             }
         }
     }
@@ -177,7 +182,9 @@ impl Paths {
 
     fn visit(&self, path: &str, found: &mut impl FnMut(&HttpEntry)) {
         self.any.iter().for_each(&mut *found);
-        if let Some(leaf) = self.exact.get(path) {
+        if path.len() <= self.longest
+            && let Some(leaf) = self.exact.get(path)
+        {
             leaf.iter().for_each(&mut *found);
         }
         self.prefixes.visit(path, &['/'], found);

@@ -38,14 +38,7 @@ fn who() -> Principal {
 
 /// How many rules a decision about this name looks at.
 fn looked_at(index: &Index, name: &str) -> usize {
-    let who = who();
-    let mut count = 0;
-    for bucket in index.subjects.of(&who) {
-        if let Some(secrets) = &bucket.targets.secrets {
-            secrets.visit(&who, name, &mut |_| count += 1);
-        }
-    }
-    count
+    asked(index, &who(), name).1
 }
 
 fn get(policies: &Policies, name: &str) -> Result<(String, u64), Reason> {
@@ -54,6 +47,49 @@ fn get(policies: &Policies, name: &str) -> Result<(String, u64), Reason> {
     let permit = set.authorize(&who(), Verb::Get, &secret).map_err(|denial| denial.reason)?;
     let decision = permit.decision();
     Ok((decision.policy.as_deref().expect("a rule").to_owned(), decision.generation))
+}
+
+/// The questions that a decision about this name asks: subjects it falls under, and rules.
+fn asked(index: &Index, who: &Principal, name: &str) -> (usize, usize) {
+    let mut rules = 0;
+    let mut subjects = 0;
+    for bucket in index.subjects.of(who) {
+        subjects += 1;
+        if let Some(secrets) = &bucket.targets.secrets {
+            secrets.visit(who, name, &mut |_| rules += 1);
+        }
+    }
+    (subjects, rules)
+}
+
+#[test]
+fn a_decision_looks_at_no_more_where_there_are_more_policies() {
+    // Of each namespace the same, and one rule for everyone.
+    let set = |namespaces: usize| {
+        let own = (0..namespaces).flat_map(|n| {
+            [
+                format!("Allow | serviceAccounts: [n{n}/x] | secrets: {{names: [shared/n{n}], verbs: [get]}}"),
+                format!("Deny | namespaces: [n{n}] | secrets: {{prefixes: [n{n}/root/], verbs: [get]}}"),
+                format!("Allow | namespacePrefixes: [p{n}-] | secrets: {{prefixes: [p/{n}/], verbs: [get]}}"),
+            ]
+        });
+        let all = "Allow | namespaces: ['*'] | secrets: {prefixes: ['{namespace}/'], verbs: [get]}";
+        loaded(own.chain([all.to_owned()]))
+    };
+    let (few, many) = (set(3), set(400));
+    for (account, name) in [
+        ("n1/x", "n1/db"),
+        ("n1/x", "n1/root/key"),
+        ("n1/x", "shared/n1"),
+        ("n1/x", "shared/n2"),
+        ("n1/y", "elsewhere/db"),
+        ("p1-a/x", "p/1/db"),
+    ] {
+        let who = principal("td", account, true);
+        let [few, many] = [&few, &many].map(|set| asked(&set.index, &who, name));
+        assert_eq!(few, many, "{account} {name}");
+        assert!(few.0 <= 3 && few.1 <= 2, "{account} {name}: {few:?}");
+    }
 }
 
 #[test]
