@@ -4,6 +4,8 @@
 //! `ext_proc` and REST accept it as proof of identity, so that a filter that was
 //! skipped or bypassed never opens a secret; both decide again by policy.
 
+mod tags;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -21,6 +23,8 @@ use super::{
     token::{Binding, Pod},
 };
 
+pub use self::tags::{Tag, TagPurpose, Tags};
+
 const ISSUER: &str = "vaultmux-mesh";
 /// HS256 needs a key at least as long as its hash (RFC 7518, section 3.2).
 const MIN_KEY: usize = 32;
@@ -36,6 +40,7 @@ pub struct GrantKeys {
     opening: HashMap<String, DecodingKey>,
     validation: Validation,
     ttl: Duration,
+    tags: Tags,
 }
 
 /// What a grant is good for besides its principal.
@@ -138,8 +143,9 @@ impl GrantKeys {
     }
 
     fn new<'a>(keys: impl Iterator<Item = (String, &'a [u8])>, ttl: Duration) -> Option<Self> {
-        let mut keys = keys.peekable();
-        let (signing_id, first) = keys.peek()?.clone();
+        let keys: Vec<_> = keys.collect();
+        let (signing_id, first) = keys.first()?.clone();
+        let tags = Tags::new(keys.iter().map(|(_, key)| *key));
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_issuer(&[ISSUER]);
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
@@ -147,10 +153,20 @@ impl GrantKeys {
         Some(Self {
             signing_id,
             signing: EncodingKey::from_secret(first),
-            opening: keys.map(|(id, key)| (id, DecodingKey::from_secret(key))).collect(),
+            opening: keys
+                .into_iter()
+                .map(|(id, key)| (id, DecodingKey::from_secret(key)))
+                .collect(),
             validation,
             ttl,
+            tags,
         })
+    }
+
+    /// Tags by the same keys, for what is no grant.
+    #[must_use]
+    pub fn tags(&self) -> &Tags {
+        &self.tags
     }
 
     /// Seals a grant for `principal` that is good for one kind of request.
