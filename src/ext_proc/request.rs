@@ -325,7 +325,7 @@ impl From<ResolveError> for Refusal {
             ResolveError::RefreshLimit { .. } => (None, "internal"),
             ResolveError::NoField => (Some(ProblemCode::BackendRefused), "no_field"),
             ResolveError::Deadline => (Some(ProblemCode::BackendUnavailable), "budget_exceeded"),
-            ResolveError::Internal => (None, "internal"),
+            ResolveError::Internal | ResolveError::Changed => (None, "internal"),
             ResolveError::Backend { error, .. } => match error {
                 BackendError::NotFound => (Some(ProblemCode::BackendRefused), "not_found"),
                 BackendError::Disabled => (Some(ProblemCode::BackendRefused), "disabled"),
