@@ -170,7 +170,8 @@ async fn an_answer_says_how_old_it_is_and_how_it_was_had() {
     let (age, status) = had("").await;
     assert_eq!(age, "7");
     // The TTL is up to a tenth shorter than 60 s.
-    assert!(status.starts_with("vaultmux-mesh; hit; ttl=4") || status.ends_with("=5"), "{status}");
+    let left = status.strip_prefix("vaultmux-mesh; hit; ttl=").and_then(|left| left.parse().ok());
+    assert!(left.is_some_and(|left: u32| (46..=53).contains(&left)), "{status}");
     let fresh = had("?refresh=true").await;
     assert_eq!(fresh, ("0".into(), "vaultmux-mesh; fwd=request".into()));
     // The store does not answer: stale, and while it hangs again.
