@@ -3,12 +3,18 @@
 //! status, headers and body. Translates between HTTP and the core; decides
 //! nothing.
 
+mod accept;
 mod authorize;
+mod batch;
+mod cursor;
+mod entity;
+mod json;
+mod message;
 mod problem;
 mod record;
 mod secrets;
 
-pub use authorize::{AUTHORIZE_PATH, AuthorizeRequest};
+pub use authorize::{AUTHORIZE_METHODS, AUTHORIZE_PATH, AuthorizeRequest};
 pub use problem::{Problem, ProblemCode, challenge};
 pub use record::Recorder;
 
@@ -18,7 +24,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::Instant;
 
@@ -26,7 +32,7 @@ use crate::{
     audit::Operation,
     identity::{IdentityError, Principal},
     metrics::{Edge, Metrics},
-    operation::{SecretOperation, split_query},
+    operation::{SecretOperation, SecretPath, split_query},
     policy::{Denial, InvalidRequest, Reason, Verb},
     snapshot::Snapshot,
 };
@@ -39,10 +45,12 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct ApiRequest<'a> {
     /// As sent.
     pub method: &'a Method,
-    /// The path below the secret route, percent-encoded as sent.
-    pub below: &'a str,
+    /// What the path is to the secret route.
+    pub below: SecretPath<'a>,
     /// Without `?`.
     pub query: Option<&'a str>,
+    /// At least those that [`conditions`] finds.
+    pub headers: &'a HeaderMap,
     /// The whole body.
     pub body: &'a [u8],
     /// Echoed in the answer.
@@ -78,6 +86,9 @@ impl Api {
         deadline: Instant,
     ) -> Response<Bytes> {
         let request_id = request.request_id.to_owned();
+        if *request.method == Method::OPTIONS {
+            return options(request.below.methods(), &request_id);
+        }
         let answer = self.operate(snapshot, caller, &request, deadline).await;
         let mut response = match answer {
             Ok(response) => response,
@@ -107,13 +118,15 @@ impl Api {
         let operation = operation()?;
         let call = secrets::Call { recorder, snapshot, principal, deadline, request_id };
         match operation {
-            SecretOperation::List { backend } => call.list(backend).await,
+            SecretOperation::List { backend, page } => call.list(backend, &page).await,
             SecretOperation::Create => call.create(request.body).await,
+            SecretOperation::BatchGet => call.batch_get(request.body).await,
+            SecretOperation::Versions { secret } => call.versions(&secret).await,
             SecretOperation::Item { verb: Verb::Get, secret, refresh, .. } => {
-                call.get(&secret, refresh).await
+                call.get(&secret, refresh, request.headers).await
             }
             SecretOperation::Item { verb, secret, force, .. } => {
-                call.write(verb, &secret, force, request.body).await
+                call.write(verb, &secret, force, (request.headers, request.body)).await
             }
         }
     }
@@ -161,6 +174,32 @@ pub fn identity_reason(error: IdentityError) -> Reason {
         | IdentityError::ForeignTrustDomain
         | IdentityError::Mismatch => Reason::InvalidIdentity,
     }
+}
+
+/// What a path can do, for whoever asks: without a header for other origins, so that no
+/// browser sends what a page of one of them would send.
+#[must_use]
+pub fn options(methods: &'static str, request_id: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    finish(response.headers_mut(), request_id);
+    response
+}
+
+/// The headers that an answer depends on, out of all that were sent.
+#[must_use]
+pub fn conditions<'a>(sent: impl Iterator<Item = (&'a str, &'a [u8])>) -> HeaderMap {
+    let mut found = HeaderMap::new();
+    for (name, value) in sent {
+        let known = [header::ACCEPT, header::IF_MATCH, header::IF_NONE_MATCH]
+            .into_iter()
+            .find(|known| known.as_str().eq_ignore_ascii_case(name));
+        if let (Some(known), Ok(value)) = (known, HeaderValue::from_bytes(value)) {
+            found.append(known, value);
+        }
+    }
+    found
 }
 
 /// The answer for a path that is not part of the API.

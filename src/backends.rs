@@ -81,6 +81,28 @@ pub trait SecretBackend: Send + Sync + 'static {
     /// Deletes a secret: recoverably where the store can, or for good with `force`.
     async fn delete(&self, name: &SecretName, force: bool) -> Result<(), BackendError>;
 
+    /// As [`SecretBackend::update`], but only while `current`, which the store has just
+    /// called its current version, still is; else [`BackendError::Conflict`]. A store
+    /// that cannot tell updates all the same: then a write that comes between is lost.
+    async fn update_if(
+        &self,
+        name: &SecretName,
+        value: &SecretValue,
+        _current: &str,
+    ) -> Result<Arc<str>, BackendError> {
+        self.update(name, value).await
+    }
+
+    /// As [`SecretBackend::delete`], under the condition of [`SecretBackend::update_if`].
+    async fn delete_if(
+        &self,
+        name: &SecretName,
+        force: bool,
+        _current: &str,
+    ) -> Result<(), BackendError> {
+        self.delete(name, force).await
+    }
+
     /// Lists the versions that the store still has of one secret, newest first as
     /// far as the store says, without values. A store that keeps no history
     /// answers with the one current version.

@@ -3,21 +3,27 @@
 //! `ext_authz`, `ext_proc` and REST all ask here, so that what was authorised is
 //! what is done.
 
+mod parameters;
+mod path;
+
 use std::borrow::Cow;
 
 use crate::{
     policy::{Destination, HttpRequest, InvalidRequest, Question, Verb, canonical_host},
-    secret::{BackendName, Catalog, InvalidReference, SecretRef},
+    secret::{BackendName, Catalog, InvalidReference, NameEncoding, SecretRef},
 };
 
-/// Path under which REST serves secrets.
-pub const SECRETS_PATH: &str = "/v1/secrets";
+use self::parameters::Parameters;
+pub use self::{
+    parameters::PageParameters,
+    path::{SECRETS_PATH, SecretPath},
+};
 
 /// Where the mesh sees secret operations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SecretRoutes(Vec<SecretRoute>);
 
-/// Requests to one of `hosts` whose path is `prefix` or below it.
+/// Requests to one of `hosts` whose path is [`SecretPath::find`]'s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretRoute {
     hosts: Vec<HostPattern>,
@@ -53,9 +59,20 @@ pub enum SecretOperation {
     List {
         /// The backend that the request named; the default one without.
         backend: Option<BackendName>,
+        /// Which part of the listing.
+        page: PageParameters,
     },
     /// Creates a secret whose name is in the body.
     Create,
+    /// Reads secrets whose names are in the body.
+    BatchGet,
+    /// Tells which versions of one secret there are. Needs `get`: what is told of a
+    /// secret, its values aside, is for those who may read it, and not for those who
+    /// may list names.
+    Versions {
+        /// Which secret.
+        secret: SecretRef,
+    },
     /// Does something to one secret.
     Item {
         /// `get`, `update` or `delete`.
@@ -95,10 +112,10 @@ impl SecretRoutes {
         Self(routes)
     }
 
-    /// The part of the path below the first route that matches, if one does.
+    /// What the path is to the first route that matches, if one does.
     /// `host` is canonical; `path` is as sent, without query.
     #[must_use]
-    pub fn below<'p>(&self, host: &str, path: &'p str) -> Option<&'p str> {
+    pub fn below<'p>(&self, host: &str, path: &'p str) -> Option<SecretPath<'p>> {
         self.0.iter().find_map(|route| route.below(host, path))
     }
 }
@@ -122,10 +139,9 @@ impl SecretRoute {
         Ok(Self { hosts, prefix: prefix.to_owned() })
     }
 
-    fn below<'p>(&self, host: &str, path: &'p str) -> Option<&'p str> {
-        let rest = path.strip_prefix(self.prefix.as_str())?;
-        let bounded = rest.is_empty() || rest.starts_with('/');
-        (bounded && self.hosts.iter().any(|pattern| pattern.matches(host))).then_some(rest)
+    fn below<'p>(&self, host: &str, path: &'p str) -> Option<SecretPath<'p>> {
+        let found = SecretPath::find(&self.prefix, path)?;
+        self.hosts.iter().any(|pattern| pattern.matches(host)).then_some(found)
     }
 }
 
@@ -157,65 +173,73 @@ impl HostPattern {
 // === impl SecretOperation ===
 
 impl SecretOperation {
-    /// Reads the operation from a method, the path below the route and the query.
+    /// Reads the operation from a method, the path and the query.
     ///
     /// # Errors
     /// [`InvalidOperation`].
     pub fn parse(
         method: &str,
-        below: &str,
+        path: SecretPath<'_>,
         query: Option<&str>,
         catalog: &Catalog,
     ) -> Result<Self, InvalidOperation> {
+        let refused = InvalidOperation::Method { allow: path.methods() };
         let parameters = Parameters::parse(query)?;
-        let name = below.strip_prefix('/').unwrap_or(below);
-        if name.is_empty() {
-            return match method {
-                "GET" | "HEAD" => Ok(Self::List {
-                    backend: match parameters.backend.as_deref() {
-                        None => None,
-                        Some(name) => Some(
-                            catalog
-                                .backend(name)
-                                .map(|(name, _)| name.clone())
-                                .ok_or(InvalidReference::UnknownBackend)?,
-                        ),
-                    },
-                }),
-                "POST" => Ok(Self::Create),
-                _ => Err(InvalidOperation::Method { allow: "GET, HEAD, POST" }),
-            };
-        }
-        let verb = match method {
-            "GET" | "HEAD" => Verb::Get,
-            "PUT" => Verb::Update,
-            "DELETE" => Verb::Delete,
-            _ => return Err(InvalidOperation::Method { allow: "GET, HEAD, PUT, DELETE" }),
+        let backend = parameters.backend.as_deref();
+        let (name, verb) = match (path, method) {
+            (SecretPath::Collection, "GET" | "HEAD") => {
+                let known = |name| {
+                    let known = catalog.backend(name).map(|(name, _)| name.clone());
+                    known.ok_or(InvalidReference::UnknownBackend)
+                };
+                let backend = backend.map(known).transpose()?;
+                return Ok(Self::List { backend, page: parameters.page });
+            }
+            (SecretPath::Collection, "POST") => return Ok(Self::Create),
+            (SecretPath::BatchGet, "POST") => return Ok(Self::BatchGet),
+            (SecretPath::Item(name), "GET" | "HEAD") => (name, Verb::Get),
+            (SecretPath::Item(name), "PUT") => (name, Verb::Update),
+            (SecretPath::Item(name), "DELETE") => (name, Verb::Delete),
+            (SecretPath::Versions(name), "GET" | "HEAD") => {
+                if parameters.version.is_some() || parameters.field.is_some() {
+                    return Err(InvalidOperation::Parameter("version or field of all versions"));
+                }
+                let secret = catalog.locate(name, NameEncoding::Percent, backend)?;
+                return Ok(Self::Versions { secret });
+            }
+            (
+                SecretPath::Collection
+                | SecretPath::BatchGet
+                | SecretPath::Item(_)
+                | SecretPath::Versions(_),
+                _,
+            ) => return Err(refused),
         };
-        let secret = catalog.locate_version(
-            name,
-            parameters.backend.as_deref(),
-            parameters.version.as_deref(),
-            parameters.field.as_deref(),
-        )?;
-        let selects = parameters.version.is_some() || parameters.field.is_some();
-        if verb != Verb::Get && selects {
+        let Parameters { version, field, force, refresh, .. } = &parameters;
+        let secret = catalog.locate_version(name, backend, version.as_deref(), field.as_deref())?;
+        if verb != Verb::Get && (version.is_some() || field.is_some()) {
             return Err(InvalidOperation::Parameter("version or field of a write"));
         }
-        let Parameters { force, refresh, .. } = parameters;
-        Ok(Self::Item { verb, secret, force, refresh })
+        Ok(Self::Item { verb, secret, force: *force, refresh: *refresh })
     }
 }
 
 impl SecretOperation {
     /// What the policies are to be asked before it is done, if a request in the mesh is `by`
-    /// what it is asked for. To create something is a question of its own: the name is in
-    /// the body, and whoever reads that asks again.
+    /// what it is asked for. To create something, or to get several, is a question of its
+    /// own: names are in the body, and whoever reads that asks again.
     #[must_use]
     pub fn question<'a>(&'a self, by: Option<HttpRequest<'a>>) -> Question<'a> {
         match self {
             Self::List { .. } => Question::Collection { verb: Verb::List, by },
             Self::Create => Question::Collection { verb: Verb::Create, by },
+            Self::BatchGet => Question::Collection { verb: Verb::Get, by },
+            Self::Versions { secret } => Question::Secret {
+                verb: Verb::Get,
+                secret: Cow::Borrowed(secret),
+                destination: Destination::default(),
+                by,
+            },
             Self::Item { verb, secret, .. } => Question::Secret {
                 verb: *verb,
                 secret: Cow::Borrowed(secret),
@@ -223,45 +247,6 @@ impl SecretOperation {
                 by,
             },
         }
-    }
-}
-
-#[derive(Default)]
-struct Parameters<'a> {
-    backend: Option<Cow<'a, str>>,
-    version: Option<Cow<'a, str>>,
-    field: Option<Cow<'a, str>>,
-    force: bool,
-    refresh: bool,
-}
-
-impl<'a> Parameters<'a> {
-    /// Unknown parameters are ignored, as vaultmux-server does; known ones given
-    /// twice are refused, since two readers could choose differently.
-    fn parse(query: Option<&'a str>) -> Result<Self, InvalidOperation> {
-        let mut found = Self::default();
-        let (mut force, mut refresh) = (None, None);
-        for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-            let (slot, name) = match &*key {
-                "backend" => (&mut found.backend, "backend"),
-                "version" => (&mut found.version, "version"),
-                "field" => (&mut found.field, "field"),
-                "force" => (&mut force, "force"),
-                "refresh" => (&mut refresh, "refresh"),
-                _ => continue,
-            };
-            if slot.replace(value).is_some() {
-                return Err(InvalidOperation::Parameter(name));
-            }
-        }
-        let flag = |value: Option<Cow<'_, str>>, name| match value.as_deref() {
-            None | Some("false") => Ok(false),
-            Some("true") => Ok(true),
-            Some(_) => Err(InvalidOperation::Parameter(name)),
-        };
-        found.force = flag(force, "force")?;
-        found.refresh = flag(refresh, "refresh")?;
-        Ok(found)
     }
 }
 
@@ -293,8 +278,13 @@ mod tests {
         Catalog::new(backends.into(), Some(backend), vec![]).expect("valid")
     }
 
-    fn parse(method: &str, target: &str) -> Result<SecretOperation, InvalidOperation> {
+    fn parse(method: &str, below: &str) -> Result<SecretOperation, InvalidOperation> {
+        at(method, &format!("{SECRETS_PATH}{below}"))
+    }
+
+    fn at(method: &str, target: &str) -> Result<SecretOperation, InvalidOperation> {
         let (path, query) = split_query(target);
+        let path = SecretPath::find(SECRETS_PATH, path).expect("below the route");
         SecretOperation::parse(method, path, query, &catalog())
     }
 
@@ -318,10 +308,39 @@ mod tests {
             ("PUT", "/a?version=1"),
             ("DELETE", "/a?field=x"),
             ("DELETE", "/a?force=yes"),
+            ("GET", "?limit=0"),
+            ("GET", "?limit=1001"),
+            ("GET", "?limit=+1"),
+            ("GET", "?limit="),
+            ("GET", "?limit=1&limit=1"),
+            ("GET", ":batchGet"),
+            ("PUT", ":batchGet"),
         ];
         for (method, target) in refused {
             assert!(parse(method, target).is_err(), "{method} {target}");
         }
+    }
+
+    #[test]
+    fn versions_are_their_secrets() {
+        let SecretOperation::Item { secret, .. } = parse("GET", "/pay/db").expect("valid") else {
+            panic!("a read");
+        };
+        for target in ["/v1/versions/pay/db", "/v1/versions/pay%2Fdb?backend=local"] {
+            let versions = SecretOperation::Versions { secret: secret.clone() };
+            assert_eq!(at("GET", target), Ok(versions), "{target}");
+        }
+        for (method, target) in [
+            ("POST", "/v1/versions/a"),
+            ("GET", "/v1/versions/a/"),
+            ("GET", "/v1/versions/../a"),
+            ("GET", "/v1/versions/a?version=1"),
+            ("GET", "/v1/versions/a?field=x"),
+            ("GET", "/v1/versions/a?backend=other"),
+        ] {
+            assert!(at(method, target).is_err(), "{method} {target}");
+        }
+        assert_eq!(parse("POST", ":batchGet"), Ok(SecretOperation::BatchGet));
     }
 
     #[test]
@@ -340,8 +359,8 @@ mod tests {
             SecretRoutes::new(vec![SecretRoute::new(&hosts, "/v1/secrets").expect("valid")])
         };
         let named = route(&["vaultmux.*", "secrets.test"]);
-        assert_eq!(named.below("vaultmux.svc", "/v1/secrets/a"), Some("/a"));
-        assert_eq!(named.below("secrets.test", "/v1/secrets"), Some(""));
+        assert_eq!(named.below("vaultmux.svc", "/v1/secrets/a"), Some(SecretPath::Item("a")));
+        assert_eq!(named.below("secrets.test", "/v1/secrets"), Some(SecretPath::Collection));
         for (host, path) in [
             ("vaultmux", "/v1/secrets/a"),
             ("vaultmuxer.svc", "/v1/secrets/a"),
@@ -351,7 +370,7 @@ mod tests {
         ] {
             assert_eq!(named.below(host, path), None, "{host}{path}");
         }
-        assert_eq!(route(&["*"]).below("any", "/v1/secrets"), Some(""));
+        assert_eq!(route(&["*"]).below("any", "/v1/secrets"), Some(SecretPath::Collection));
         for (hosts, prefix) in [
             (vec![], "/a"),
             (vec!["a*".into()], "/a"),

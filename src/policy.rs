@@ -70,8 +70,8 @@ pub struct Permit {
     decision: Decision,
 }
 
-/// The right of one principal to list what it may list, or to create what it may
-/// create. Every single name is decided again by [`CollectionPermit::admits`].
+/// The right of one principal to list what it may list, to create what it may create,
+/// or to get what it may get. Every single name is decided again by [`CollectionPermit::admits`].
 #[derive(Clone, Debug)]
 pub struct CollectionPermit {
     policies: Arc<PolicySet>,
@@ -166,7 +166,7 @@ impl PolicySet {
         Ok(Permit { principal: principal.clone(), verb, secret: secret.clone(), decision })
     }
 
-    /// Decides whether the principal may list or create *anything*: some Allow
+    /// Decides whether the principal may list, create or get *anything*: some Allow
     /// covers the verb for some name, and no Deny covers it for every name. Other
     /// verbs have no collection and are always denied.
     ///
@@ -177,7 +177,7 @@ impl PolicySet {
         principal: &Principal,
         verb: Verb,
     ) -> Result<CollectionPermit, Denial> {
-        if !matches!(verb, Verb::List | Verb::Create) {
+        if !matches!(verb, Verb::List | Verb::Create | Verb::Get) {
             return Err(self.no_match());
         }
         let decision =

@@ -7,6 +7,7 @@
 //! unreachable, also to a fetch that is still in flight. Uses [`crate::policy`],
 //! [`crate::secret`] and the backend trait.
 
+mod batch;
 mod cache;
 mod fetch;
 mod field;
@@ -20,16 +21,20 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+pub use self::{
+    cache::Freshness,
+    list::{NamePage, Page},
+    settings::{CacheOverride, CacheSettings, Lifetimes, ResolverSettings, Standby},
+    upstream::BackendStatus,
+    write::Condition,
+};
 use self::{
     cache::{Age, Cache, Epoch, Key, Lookup},
+    list::Listings,
     refresh::RefreshLimit,
     upstream::Upstream,
 };
-pub use self::{
-    settings::{CacheOverride, CacheSettings, Lifetimes, ResolverSettings, Standby},
-    upstream::BackendStatus,
-};
-pub use crate::backends::BackendError;
+pub use crate::backends::{BackendError, VersionEntry};
 use crate::{
     backends::Store,
     flight::{Flights, Lost},
@@ -50,6 +55,7 @@ struct Shared {
     failover: HashMap<BackendName, Vec<Standby>>,
     cache: Arc<Cache>,
     flights: Flights<(Key, Epoch), Result<Lookup, BackendError>>,
+    listings: Listings,
     refreshes: Arc<RefreshLimit>,
     backend_timeout: Duration,
     metrics: Arc<Metrics>,
@@ -72,6 +78,31 @@ pub struct Call {
     pub request_id: Option<Arc<str>>,
 }
 
+/// A value, and how it was had.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The value.
+    pub record: SecretRecord,
+    /// How it was had.
+    pub origin: Origin,
+}
+
+/// How a value was had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// From the cache, fresh or while it is fetched anew.
+    Cache(Freshness),
+    /// From the cache, because its store could not answer.
+    Spare(Freshness),
+    /// From its store.
+    Store {
+        /// By a fetch that was under way for another caller.
+        joined: bool,
+        /// Because the caller asked for it.
+        past_cache: bool,
+    },
+}
+
 /// How long a reader waits for a store before it takes the value that is kept for the
 /// case of an outage.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -92,6 +123,9 @@ pub enum ResolveError {
     /// The value is not a JSON document, or has no such field.
     #[error("the secret has no such field")]
     NoField,
+    /// The secret is not as the condition of a write has it.
+    #[error("the secret is not in the state that the write asks for")]
+    Changed,
     /// The principal asked for fresh values too often.
     #[error("too many refreshes")]
     RefreshLimit {
@@ -126,6 +160,7 @@ impl Resolver {
             failover: settings.failover,
             cache: Arc::new(Cache::new(settings.cache, Arc::default())),
             flights: Flights::new(),
+            listings: Listings::new(),
             refreshes: Arc::new(RefreshLimit::new(settings.refreshes_per_minute)),
             backend_timeout: settings.backend_timeout,
             metrics,
@@ -176,6 +211,7 @@ impl Resolver {
                 false => Flights::new(),
             },
             cache,
+            listings: before.listings.clone(),
             refreshes,
             backend_timeout: settings.backend_timeout,
             metrics: Arc::clone(&before.metrics),
@@ -192,7 +228,7 @@ impl Resolver {
         permit: &Permit,
         call: impl Into<Call>,
     ) -> Result<SecretRecord, ResolveError> {
-        self.read(permit, call.into(), false).await
+        Ok(self.read(permit, false, call).await?.record)
     }
 
     /// As [`Resolver::resolve`], past the cache: the value is one that the store
@@ -206,35 +242,38 @@ impl Resolver {
         permit: &Permit,
         call: impl Into<Call>,
     ) -> Result<SecretRecord, ResolveError> {
-        self.shared
-            .refreshes
-            .take(&permit.principal().id().to_string())
-            .map_err(|retry_after| ResolveError::RefreshLimit { retry_after })?;
-        self.read(permit, call.into(), true).await
+        Ok(self.read(permit, true, call).await?.record)
     }
 
-    async fn read(
+    /// As [`Resolver::refresh`] or [`Resolver::resolve`], and tells how the value was had.
+    ///
+    /// # Errors
+    /// Theirs.
+    pub async fn read(
         &self,
         permit: &Permit,
-        call: Call,
         refresh: bool,
-    ) -> Result<SecretRecord, ResolveError> {
+        call: impl Into<Call>,
+    ) -> Result<Resolved, ResolveError> {
+        if refresh {
+            self.shared
+                .refreshes
+                .take(&permit.principal().id().to_string())
+                .map_err(|retry_after| ResolveError::RefreshLimit { retry_after })?;
+        }
         if !matches!(permit.verb(), Verb::Get | Verb::Use) {
             return Err(ResolveError::Internal);
         }
-        let record = self.record(permit, call, refresh).await?;
-        match &permit.secret().field {
-            None => Ok(record),
-            Some(field) => field::extract(record, field).ok_or(ResolveError::NoField),
-        }
+        self.whole(permit, &call.into(), refresh).await?.part(permit)
     }
 
-    async fn record(
+    /// Fetches the value, without regard to the field.
+    async fn whole(
         &self,
         permit: &Permit,
-        call: Call,
+        call: &Call,
         refresh: bool,
-    ) -> Result<SecretRecord, ResolveError> {
+    ) -> Result<Resolved, ResolveError> {
         let (shared, secret) = (&self.shared, permit.secret());
         let failed = |error| ResolveError::Backend { backend: secret.backend.clone(), error };
         let lookup = |lookup| shared.metrics.cache_lookup(lookup);
@@ -243,43 +282,44 @@ impl Resolver {
         let age = if refresh { Age::Absent } else { shared.cache.age(&key, epoch) };
         let asked = || (call.request_id.clone(), share_of(permit.principal()));
         let spare = match age {
-            Age::Fresh(Lookup::Found(record)) => {
+            Age::Fresh { found: Lookup::Found(record), freshness } => {
                 lookup(CacheLookup::Hit);
-                return Ok(record);
+                return Ok(Resolved { record, origin: Origin::Cache(freshness) });
             }
-            Age::Fresh(Lookup::Refused(error)) => {
+            Age::Fresh { found: Lookup::Refused(error), .. } => {
                 lookup(CacheLookup::NegativeHit);
                 return Err(failed(error));
             }
-            Age::Stale { record, refresh } => {
+            Age::Stale { record, freshness, refresh } => {
                 lookup(CacheLookup::Stale);
                 if refresh {
                     // Nobody waits for it; who comes next finds what it found.
                     shared.fetch(key, epoch, asked, false);
                 }
-                return Ok(record);
+                return Ok(Resolved { record, origin: Origin::Cache(freshness) });
             }
-            Age::Spare(record) => Some(record),
+            Age::Spare { record, freshness } => Some((record, freshness)),
             Age::Absent => None,
         };
         let flight = shared.fetch(key, epoch, asked, refresh);
-        lookup(if flight.started { CacheLookup::Miss } else { CacheLookup::Shared });
+        let joined = !flight.started;
+        lookup(if joined { CacheLookup::Shared } else { CacheLookup::Miss });
         let deadline = match spare {
             None => call.deadline,
             Some(_) => call.deadline.min(Instant::now() + PATIENCE),
         };
+        let stale = |(record, freshness)| {
+            lookup(CacheLookup::Stale);
+            Ok(Resolved { record, origin: Origin::Spare(freshness) })
+        };
         match (flight.wait(deadline).await, spare) {
-            (Ok(Ok(Lookup::Found(record))), _) => Ok(record),
+            (Ok(Ok(Lookup::Found(record))), _) => {
+                Ok(Resolved { record, origin: Origin::Store { joined, past_cache: refresh } })
+            }
             (Ok(Ok(Lookup::Refused(error))), _) => Err(failed(error)),
             // The store cannot answer, or is slower than a reader has to wait.
-            (Ok(Err(error)), Some(spare)) if error.is_transient() => {
-                lookup(CacheLookup::Stale);
-                Ok(spare)
-            }
-            (Err(Lost::Deadline), Some(spare)) => {
-                lookup(CacheLookup::Stale);
-                Ok(spare)
-            }
+            (Ok(Err(error)), Some(spare)) if error.is_transient() => stale(spare),
+            (Err(Lost::Deadline), Some(spare)) => stale(spare),
             (Ok(Err(error)), _) => Err(failed(error)),
             (Err(Lost::Deadline), None) => Err(ResolveError::Deadline),
             (Err(Lost::Panicked), _) => Err(ResolveError::Internal),
@@ -312,6 +352,7 @@ impl Resolver {
     /// memory. Call it from time to time.
     pub fn tidy(&self) {
         self.shared.cache.tidy();
+        self.shared.listings.tidy();
         self.shared.refreshes.tidy();
     }
 
@@ -333,6 +374,17 @@ impl Resolver {
 /// The name under which a principal has its share of a store.
 fn share_of(principal: &Principal) -> Arc<str> {
     principal.id().to_string().into()
+}
+
+// === impl Resolved ===
+
+impl Resolved {
+    /// The part that the permit is for.
+    fn part(self, permit: &Permit) -> Result<Self, ResolveError> {
+        let Some(field) = &permit.secret().field else { return Ok(self) };
+        let record = field::extract(self.record, field).ok_or(ResolveError::NoField)?;
+        Ok(Self { record, ..self })
+    }
 }
 
 // === impl Call ===

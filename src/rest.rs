@@ -2,8 +2,9 @@
 //! is [`crate::api`]'s.
 
 mod caller;
+mod route;
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -12,18 +13,17 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
+use futures_util::stream;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::{Instant, timeout_at};
 
-use self::caller::CallerError;
+use self::{caller::CallerError, route::Route};
 use crate::{
-    api::{
-        self, AUTHORIZE_PATH, Api, ApiRequest, AuthorizeRequest, Problem, ProblemCode, REQUEST_ID,
-    },
+    api::{self, Api, ApiRequest, AuthorizeRequest, Problem, ProblemCode, REQUEST_ID},
     metrics::{Edge, Metrics},
     net::RemotePeer,
-    operation::SECRETS_PATH,
+    operation::SecretPath,
     policy::DecisionId,
     secret::BackendName,
     snapshot::{Current, IdentityUnavailable},
@@ -32,6 +32,8 @@ use crate::{
 /// What a caller is given beyond a store's own time, so that it hears how the call
 /// ended rather than that it took long.
 const LAST_WORD: Duration = Duration::from_millis(500);
+/// A listing is many calls, one after the other: it is given the time of so many.
+const LISTING: u32 = 6;
 
 /// Serves the API to callers outside the mesh's filters.
 #[derive(Clone)]
@@ -69,20 +71,18 @@ impl Rest {
 
     async fn answer(&self, request: Request, request_id: &str) -> http::Response<Bytes> {
         let snapshot = self.current.load_full();
-        let deadline = api::deadline(snapshot.limits.backend_timeout + LAST_WORD);
+        let limit = snapshot.limits.backend_timeout;
+        let deadline = api::deadline(limit + LAST_WORD);
         let (head, body) = request.into_parts();
-        let path = head.uri.path();
-        if path == "/health" {
-            return match head.method {
-                Method::GET | Method::HEAD => self.health(request_id),
-                _ => api::refuse(Problem::not_allowed("GET, HEAD"), request_id),
-            };
+        let Some(route) = Route::find(head.uri.path()) else { return api::not_found(request_id) };
+        match (route, &head.method) {
+            (_, &Method::OPTIONS) => return api::options(route.methods(), request_id),
+            (Route::Health, &Method::GET | &Method::HEAD) => return self.health(request_id),
+            (Route::Health, _) => {
+                return api::refuse(Problem::not_allowed(route.methods()), request_id);
+            }
+            (Route::Authorize | Route::Secrets(_), _) => {}
         }
-        let below = match path.strip_prefix(SECRETS_PATH) {
-            Some(below) if below.is_empty() || below.starts_with('/') => Some(below),
-            _ if path == AUTHORIZE_PATH => None,
-            _ => return api::not_found(request_id),
-        };
         let local = snapshot.local.as_ref().filter(|_| {
             self.settings.local_listener
                 && (!self.settings.require_request_header
@@ -109,13 +109,29 @@ impl Rest {
             },
         };
         let (method, caller) = (&head.method, caller.as_ref().map_err(|error| *error));
-        let Some(below) = below else {
-            let request = AuthorizeRequest { method, body: &body, request_id, traceparent };
-            return self.api.authorize(&snapshot, caller, &request);
-        };
-        let query = head.uri.query();
-        let request = ApiRequest { method, below, query, body: &body, request_id, traceparent };
-        self.api.answer(&snapshot, caller, request, deadline).await
+        match route {
+            Route::Health => api::not_found(request_id),
+            Route::Authorize => {
+                let request = AuthorizeRequest { method, body: &body, request_id, traceparent };
+                self.api.authorize(&snapshot, caller, &request)
+            }
+            Route::Secrets(below) => {
+                let listing = below == SecretPath::Collection && *method != Method::POST;
+                let deadline =
+                    if listing { api::deadline(limit * LISTING + LAST_WORD) } else { deadline };
+                let (query, headers) = (head.uri.query(), &head.headers);
+                let request = ApiRequest {
+                    method,
+                    below,
+                    query,
+                    headers,
+                    body: &body,
+                    request_id,
+                    traceparent,
+                };
+                self.api.answer(&snapshot, caller, request, deadline).await
+            }
+        }
     }
 
     fn health(&self, request_id: &str) -> http::Response<Bytes> {
@@ -160,13 +176,19 @@ async fn serve(State(rest): State<Rest>, request: Request) -> Response {
         "request"
     );
     let mut response = response;
-    if method == Method::HEAD {
+    if method == Method::HEAD && status != StatusCode::NOT_MODIFIED {
         // What GET would send (RFC 9110, section 9.3.2).
         let length = HeaderValue::from(response.body().len());
         response.headers_mut().insert(header::CONTENT_LENGTH, length);
     }
-    let bodiless = method == Method::HEAD || status == StatusCode::NO_CONTENT;
-    response.map(|body| if bodiless { Body::empty() } else { Body::from(body) })
+    let empty = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless = method == Method::HEAD || empty;
+    response.map(|body| match bodiless {
+        // Of a length that nobody tells: these have none, not one of zero.
+        true if empty => Body::from_stream(stream::empty::<Result<Bytes, Infallible>>()),
+        true => Body::empty(),
+        false => Body::from(body),
+    })
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Api, finish, identity_reason,
+    json::{Object, json, parse},
     problem::{Problem, ProblemCode},
-    secrets::{json, parse},
 };
 use crate::{
     identity::{IdentityError, Principal, ProofKind, ServiceAccount},
@@ -28,6 +28,8 @@ use crate::{
 
 /// Where the question is asked.
 pub const AUTHORIZE_PATH: &str = "/v1/authorize";
+/// The methods that do something there.
+pub const AUTHORIZE_METHODS: &str = "POST, OPTIONS";
 
 /// A caller's question about itself.
 #[derive(Debug)]
@@ -66,7 +68,7 @@ enum BodyDestination {
     /// Of a request: the service account of the workload that serves it.
     Workload(String),
     /// Of `use`.
-    Toward(Toward),
+    Toward(Object<Toward>),
 }
 
 #[derive(Default, Deserialize)]
@@ -122,7 +124,7 @@ impl Api {
         };
         let answer = match *method {
             Method::POST => answer(snapshot, caller, body),
-            _ => Err(Problem::not_allowed("POST")),
+            _ => Err(Problem::not_allowed(AUTHORIZE_METHODS)),
         };
         let mut response = answer.unwrap_or_else(|problem| problem.into_response(request_id));
         finish(response.headers_mut(), request_id);
@@ -199,7 +201,9 @@ impl Body {
         }
         let destination = match (&self.destination, verb) {
             (None, _) => Destination::default(),
-            (Some(BodyDestination::Toward(toward)), Verb::Use) => toward.as_destination()?,
+            (Some(BodyDestination::Toward(Object(toward))), Verb::Use) => {
+                toward.as_destination()?
+            }
             (Some(_), Verb::Use) => {
                 return Err(Problem::body("the destination of use is an object"));
             }

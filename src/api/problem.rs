@@ -22,6 +22,8 @@ pub enum ProblemCode {
     MalformedRequest,
     /// The secret's name, version, field or backend is malformed.
     InvalidReference,
+    /// The cursor was changed, is too old, or was given for another listing.
+    InvalidCursor,
     /// The body is not what the route asks for.
     InvalidBody,
     /// No identity was shown.
@@ -40,6 +42,10 @@ pub enum ProblemCode {
     NotFound,
     /// The method does nothing here.
     MethodNotAllowed,
+    /// The secret can be shown in none of the accepted forms.
+    NotAcceptable,
+    /// The secret is not in the state that the request asks for.
+    PreconditionFailed,
     /// The name is taken.
     AlreadyExists,
     /// The body is over the limit.
@@ -89,13 +95,16 @@ impl ProblemCode {
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
-            Self::MalformedRequest | Self::InvalidReference | Self::InvalidBody => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::MalformedRequest
+            | Self::InvalidReference
+            | Self::InvalidCursor
+            | Self::InvalidBody => StatusCode::BAD_REQUEST,
             Self::NoIdentity | Self::InvalidToken => StatusCode::UNAUTHORIZED,
             Self::InvalidIdentity | Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NoRoute | Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::AlreadyExists => StatusCode::CONFLICT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -113,6 +122,7 @@ impl ProblemCode {
         match self {
             Self::MalformedRequest => "malformed request",
             Self::InvalidReference => "invalid secret reference",
+            Self::InvalidCursor => "invalid cursor",
             Self::InvalidBody => "invalid request body",
             Self::NoIdentity => {
                 "no identity: call through the mesh, or from the same pod with x-vaultmux-request: true"
@@ -124,6 +134,10 @@ impl ProblemCode {
             Self::NoRoute => "no such path",
             Self::NotFound => "secret not found",
             Self::MethodNotAllowed => "method not allowed",
+            Self::NotAcceptable => {
+                "a secret is application/json or application/octet-stream: neither is accepted"
+            }
+            Self::PreconditionFailed => "the secret has changed",
             Self::AlreadyExists => "secret already exists",
             Self::BodyTooLarge => "request body too large",
             Self::BodyTooSlow => "request body did not arrive in time",
@@ -167,6 +181,30 @@ impl Problem {
         Self { allow: Some(allow), ..Self::new(ProblemCode::MethodNotAllowed) }
     }
 
+    /// What kind of problem it is.
+    #[must_use]
+    pub fn code(&self) -> ProblemCode {
+        self.code
+    }
+
+    /// What callers are told.
+    #[must_use]
+    pub fn error(&self) -> &str {
+        &self.error
+    }
+
+    /// How long to wait before the same is asked again, in seconds, where that helps.
+    /// Rounded up: who comes back earlier is refused again.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        let waits = matches!(
+            self.code.status(),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        );
+        let wait = self.retry_after.unwrap_or_default();
+        waits.then(|| wait.as_secs_f64().ceil().max(1.0) as u64)
+    }
+
     pub(super) fn into_response(self, request_id: &str) -> Response<Bytes> {
         let status = self.code.status();
         let body = Body {
@@ -192,10 +230,7 @@ impl Problem {
                 HeaderValue::from_static(challenge(self.code == ProblemCode::InvalidToken));
             headers.insert(header::WWW_AUTHENTICATE, scheme);
         }
-        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            // Rounded up: who comes back earlier is refused again.
-            let seconds = self.retry_after.map_or(1.0, |wait| wait.as_secs_f64().ceil().max(1.0));
-            let seconds = seconds as u64;
+        if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
@@ -244,6 +279,7 @@ impl From<ResolveError> for Problem {
     fn from(error: ResolveError) -> Self {
         let code = match &error {
             ResolveError::NoField => ProblemCode::NotFound,
+            ResolveError::Changed => ProblemCode::PreconditionFailed,
             ResolveError::RefreshLimit { .. } => ProblemCode::TooManyRequests,
             ResolveError::Deadline => ProblemCode::DeadlineExceeded,
             ResolveError::Internal => ProblemCode::Internal,

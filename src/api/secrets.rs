@@ -1,24 +1,40 @@
-//! List, read, create, update and delete.
+//! List, read, create, update and delete; versions.
+
+use std::time::SystemTime;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
-use serde::{Deserialize, Serialize};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
     Recorder,
+    accept::Form,
+    cursor::Listing,
+    entity::{CACHE_STATUS, Preconditions, cache_headers, entity_tag},
+    json::{json, parse},
+    message::{
+        CreateSecret, Created, Encoding, Secret, SecretNames, SecretVersions, UpdateSecret,
+        Updated, VersionOfSecret,
+    },
     problem::{Problem, ProblemCode},
 };
 use crate::{
     audit::Operation,
     identity::Principal,
+    operation::PageParameters,
     policy::{CollectionPermit, Denial, Permit, Verb},
-    resolver::{self, BackendError, ResolveError},
-    secret::{BackendName, NameEncoding, SecretRecord, SecretRef, SecretValue},
+    resolver::{self, BackendError, Page, ResolveError, Resolved, VersionEntry},
+    secret::{
+        BackendName, InvalidReference, NameEncoding, SecretName, SecretRecord, SecretRef,
+        SecretValue,
+    },
     snapshot::Snapshot,
 };
+
+/// The most names of a page where the caller gave a cursor and no limit.
+const USUAL_LIMIT: usize = 1000;
 
 /// One authenticated call.
 pub(super) struct Call<'a> {
@@ -29,53 +45,13 @@ pub(super) struct Call<'a> {
     pub(super) request_id: &'a str,
 }
 
-#[derive(Serialize)]
-struct Names {
-    secrets: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct Secret<'a> {
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value_base64: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    encoding: Option<&'static str>,
-    backend: &'a str,
-    version: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    created_at: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Written<'a> {
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    version: Option<&'a str>,
-}
-
-#[derive(Deserialize)]
-struct CreateBody {
-    name: Option<String>,
-    value: Option<Zeroizing<String>>,
-    value_base64: Option<Zeroizing<String>>,
-    backend: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct UpdateBody {
-    value: Option<Zeroizing<String>>,
-    value_base64: Option<Zeroizing<String>>,
-}
-
 // === impl Call ===
 
 impl Call<'_> {
     pub(super) async fn list(
         &self,
         backend: Option<BackendName>,
+        page: &PageParameters,
     ) -> Result<Response<Bytes>, Problem> {
         let catalog = &self.snapshot.catalog;
         let permit = self.snapshot.policies.authorize_collection(self.principal, Verb::List);
@@ -84,14 +60,39 @@ impl Call<'_> {
         let decision = permit.as_ref().map(CollectionPermit::decision);
         self.recorder.record(decision, Some(self.principal), asked);
         let permit = permit?;
-        let backend = backend.ok_or(crate::secret::InvalidReference::NoBackend)?;
-        let names = self.snapshot.resolver.list(&permit, &backend, self.call()).await?;
-        let secrets = names.iter().map(|name| name.as_str().to_owned()).collect();
-        Ok(json(StatusCode::OK, &Names { secrets }))
+        let backend = backend.ok_or(InvalidReference::NoBackend)?;
+        let grammar = catalog.backend(backend.as_str()).map(|(_, entry)| entry.grammar);
+        let prefix = match (&page.prefix, grammar) {
+            (Some(prefix), Some(grammar)) => {
+                grammar.canonical_prefix(prefix).map_err(InvalidReference::from)?
+            }
+            (None, _) | (_, None) => String::new(),
+        };
+        let resolver = &self.snapshot.resolver;
+        let plain = |names: Vec<SecretName>| names.iter().map(ToString::to_string).collect();
+        if page.limit.is_none() && page.cursor.is_none() {
+            let names = resolver.list_under(&permit, &backend, &prefix, self.call()).await?;
+            let secrets = plain(names);
+            return Ok(json(StatusCode::OK, &SecretNames { secrets, next_cursor: None }));
+        }
+        let listing = Listing { principal: self.principal, backend: &backend, prefix: &prefix };
+        let (tags, now) = (self.snapshot.grants.tags(), SystemTime::now());
+        let open = |cursor: &String| {
+            let after = listing.open(tags, cursor, now);
+            after.ok_or_else(|| Problem::new(ProblemCode::InvalidCursor))
+        };
+        let after = page.cursor.as_ref().map(open).transpose()?;
+        let limit = page.limit.unwrap_or(USUAL_LIMIT);
+        let part = Page { prefix: &prefix, after: after.as_deref(), limit };
+        let found = resolver.page(&permit, &backend, part, self.call()).await?;
+        let last = found.names.last().filter(|_| found.more);
+        let next_cursor = last.map(|last| listing.cursor(tags, last.as_str(), now));
+        let secrets = plain(found.names);
+        Ok(json(StatusCode::OK, &SecretNames { secrets, next_cursor }))
     }
 
     pub(super) async fn create(&self, body: &[u8]) -> Result<Response<Bytes>, Problem> {
-        let body: CreateBody = parse(body)?;
+        let body: CreateSecret = parse(body)?;
         let name = body.name.unwrap_or_default();
         if name.is_empty() {
             return Err(Problem::body("name is required"));
@@ -108,21 +109,40 @@ impl Call<'_> {
             }
             error => error.into(),
         })?;
-        Ok(json(StatusCode::CREATED, &Written { name: &name, version: None }))
+        Ok(json(StatusCode::CREATED, &Created { name: &name }))
     }
 
     pub(super) async fn get(
         &self,
         secret: &SecretRef,
         refresh: bool,
+        headers: &HeaderMap,
     ) -> Result<Response<Bytes>, Problem> {
         let permit = self.authorize(Verb::Get, secret)?;
-        let resolver = &self.snapshot.resolver;
-        let record = match refresh {
-            false => resolver.resolve(&permit, self.call()).await?,
-            true => resolver.refresh(&permit, self.call()).await?,
+        let not_acceptable = || Problem::new(ProblemCode::NotAcceptable);
+        let form = Form::accepted(headers).ok_or_else(not_acceptable)?;
+        let Resolved { record, origin } =
+            self.snapshot.resolver.read(&permit, refresh, self.call()).await?;
+        let (keys, asked) = (&self.snapshot.grants, Preconditions::of(headers));
+        if !asked.allow_read(keys, secret, &record, form) {
+            return Err(Problem::new(ProblemCode::PreconditionFailed));
+        }
+        let mut response = match form {
+            _ if asked.has(keys, secret, &record, form) => {
+                let mut response = Response::new(Bytes::new());
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                response
+            }
+            Form::Json => json(StatusCode::OK, &shown(secret, &record)),
+            Form::Raw => raw(&record),
         };
-        Ok(secret_response(secret, &record))
+        let headers = response.headers_mut();
+        headers.insert(header::ETAG, entity_tag(keys, secret, &record, form));
+        headers.insert(header::VARY, HeaderValue::from_static("accept"));
+        let (age, status) = cache_headers(origin);
+        headers.insert(header::AGE, age);
+        headers.insert(CACHE_STATUS, status);
+        Ok(response)
     }
 
     pub(super) async fn write(
@@ -130,29 +150,47 @@ impl Call<'_> {
         verb: Verb,
         secret: &SecretRef,
         force: bool,
-        body: &[u8],
+        (headers, body): (&HeaderMap, &[u8]),
     ) -> Result<Response<Bytes>, Problem> {
         let permit = self.authorize(verb, secret)?;
         let resolver = &self.snapshot.resolver;
+        let condition = Preconditions::of(headers).of_write(&self.snapshot.grants, secret);
         if verb == Verb::Delete {
-            resolver.delete(&permit, force, self.call()).await?;
+            resolver.delete_if(&permit, force, condition, self.call()).await?;
             let mut response = Response::new(Bytes::new());
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
-        let body: UpdateBody = parse(body)?;
+        let body: UpdateSecret = parse(body)?;
         let value = plaintext(body.value, body.value_base64)?;
-        let version = resolver.update(&permit, &value, self.call()).await?;
+        let version = resolver.update_if(&permit, &value, condition, self.call()).await?;
         let name = secret.name.as_str();
-        Ok(json(StatusCode::OK, &Written { name, version: Some(&version) }))
+        Ok(json(StatusCode::OK, &Updated { name, version: &version }))
     }
 
-    fn call(&self) -> resolver::Call {
+    pub(super) async fn versions(&self, secret: &SecretRef) -> Result<Response<Bytes>, Problem> {
+        let permit = self.authorize(Verb::Get, secret)?;
+        let found = self.snapshot.resolver.versions(&permit, self.call()).await?;
+        let version = |entry: &VersionEntry| VersionOfSecret {
+            version: entry.id.to_string(),
+            stages: entry.stages.iter().map(ToString::to_string).collect(),
+            created_at: entry.created_at.and_then(super::rfc3339),
+            enabled: entry.enabled,
+        };
+        let versions = SecretVersions {
+            name: secret.name.as_str(),
+            backend: secret.backend.as_str(),
+            versions: found.iter().map(version).collect(),
+        };
+        Ok(json(StatusCode::OK, &versions))
+    }
+
+    pub(super) fn call(&self) -> resolver::Call {
         let request_id = Some(self.request_id.into());
         resolver::Call { deadline: self.deadline, request_id }
     }
 
-    fn authorize(&self, verb: Verb, secret: &SecretRef) -> Result<Permit, Denial> {
+    pub(super) fn authorize(&self, verb: Verb, secret: &SecretRef) -> Result<Permit, Denial> {
         let outcome = self.snapshot.policies.authorize(self.principal, verb, secret);
         let asked = || Some(Operation::secret(verb, secret));
         let decision = outcome.as_ref().map(Permit::decision);
@@ -161,48 +199,30 @@ impl Call<'_> {
     }
 }
 
+/// A secret as JSON shows it.
 #[expect(clippy::disallowed_methods, reason = "the answer to a permitted read")]
-fn secret_response(secret: &SecretRef, record: &SecretRecord) -> Response<Bytes> {
+pub(super) fn shown<'a>(secret: &'a SecretRef, record: &'a SecretRecord) -> Secret<'a> {
     let bytes = record.value.expose_secret();
     let text = std::str::from_utf8(bytes).ok();
     let encoded = text.is_none().then(|| Zeroizing::new(STANDARD.encode(bytes)));
-    let created_at = record.created_at.and_then(super::rfc3339);
-    json(
-        StatusCode::OK,
-        &Secret {
-            name: secret.name.as_str(),
-            value: text,
-            value_base64: encoded.as_deref().map(String::as_str),
-            encoding: encoded.as_ref().map(|_| "base64"),
-            backend: secret.backend.as_str(),
-            version: &record.version,
-            created_at,
-        },
-    )
-}
-
-pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
-    let body = serde_json::to_vec(body).expect("strings are always JSON");
-    let mut response = Response::new(Bytes::from(body));
-    *response.status_mut() = status;
-    let json = HeaderValue::from_static("application/json; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
-}
-
-/// Parses a body. The parser's own words stay out of the answer: they quote the
-/// input, and the input holds a secret.
-pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
-    if body.is_empty() {
-        return Err(Problem::body("request body is required"));
+    Secret {
+        name: secret.name.as_str(),
+        value: text,
+        encoding: encoded.as_ref().map(|_| Encoding::Base64),
+        value_base64: encoded,
+        backend: secret.backend.as_str(),
+        version: &record.version,
+        created_at: record.created_at.and_then(super::rfc3339),
     }
-    serde_json::from_slice(body).map_err(|error| {
-        use serde_json::error::Category;
-        Problem::body(match error.classify() {
-            Category::Data => "request body does not have the expected fields",
-            Category::Io | Category::Syntax | Category::Eof => "request body is not valid JSON",
-        })
-    })
+}
+
+/// A secret's bytes.
+#[expect(clippy::disallowed_methods, reason = "the answer to a permitted read")]
+fn raw(record: &SecretRecord) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::copy_from_slice(record.value.expose_secret()));
+    let bytes = HeaderValue::from_static(Form::Raw.media_type());
+    response.headers_mut().insert(header::CONTENT_TYPE, bytes);
+    response
 }
 
 fn plaintext(

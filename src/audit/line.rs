@@ -302,8 +302,10 @@ impl Operation {
 impl From<&SecretOperation> for Operation {
     fn from(operation: &SecretOperation) -> Self {
         match operation {
-            SecretOperation::List { backend } => Self::collection(Verb::List, backend.as_ref()),
+            SecretOperation::List { backend, .. } => Self::collection(Verb::List, backend.as_ref()),
             SecretOperation::Create => Self::collection(Verb::Create, None),
+            SecretOperation::BatchGet => Self::collection(Verb::Get, None),
+            SecretOperation::Versions { secret } => Self::secret(Verb::Get, secret),
             SecretOperation::Item { verb, secret, .. } => Self::secret(*verb, secret),
         }
     }

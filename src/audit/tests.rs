@@ -35,6 +35,7 @@ use crate::{
     fixture::{self, CANARY},
     identity::IdentityError,
     metrics::Edge,
+    operation::SecretPath,
     policy::{Denial, Destination, Reason},
     secret::SecretRef,
     snapshot::{Current, Snapshot},
@@ -110,8 +111,9 @@ impl Setup {
     async fn ask(&self, method: Method, below: &str, query: &str, body: &str) -> Value {
         let request = ApiRequest {
             method: &method,
-            below,
+            below: SecretPath::find("", below).expect("below the route"),
             query: Some(query),
+            headers: &http::HeaderMap::new(),
             body: body.as_bytes(),
             request_id: "r-2",
             traceparent: Some(TRACEPARENT),
@@ -322,8 +324,9 @@ async fn strangers_at_the_api_are_told_with_what_they_asked_for() {
     let (method, api) = (Method::GET, Api::new(Arc::clone(&setup.metrics), Edge::Rest));
     let request = ApiRequest {
         method: &method,
-        below: "/prod/key",
+        below: SecretPath::Item("prod/key"),
         query: None,
+        headers: &http::HeaderMap::new(),
         body: &[],
         request_id: "r-2",
         traceparent: Some("00-nonsense"),

@@ -138,6 +138,34 @@ pub async fn run(backend: &dyn SecretBackend, profile: Profile) -> Vec<Check> {
     ]
 }
 
+/// What stores do that compare versions themselves. `name` is there, at its first version.
+#[cfg(test)]
+pub(crate) async fn conditional_writes(
+    backend: &dyn SecretBackend,
+    name: &SecretName,
+    value: &SecretValue,
+) {
+    let current = async || {
+        let record = backend.get(name, &SecretVersion::Latest).await;
+        record.map(|record| record.version).expect("it is there")
+    };
+    let first = current().await;
+    let second = backend.update_if(name, value, &first).await.expect("the first is current");
+    assert_eq!(current().await, second);
+    let stale = backend.update_if(name, value, &first).await;
+    assert!(matches!(stale, Err(BackendError::Conflict)), "{stale:?}");
+    let races = join_all((0..8).map(|_| backend.update_if(name, value, &second))).await;
+    let won = races.iter().filter(|outcome| outcome.is_ok()).count();
+    // Who writes what is there already changes nothing in a store without numbers.
+    assert!(won == 1 || current().await == second, "{races:?}");
+    let stale = backend.delete_if(name, false, "no-such-version").await;
+    assert!(matches!(stale, Err(BackendError::Conflict)), "{stale:?}");
+    let last = current().await;
+    backend.delete_if(name, false, &last).await.expect("the last is current");
+    let gone = backend.delete_if(name, false, &last).await;
+    assert!(matches!(gone, Err(BackendError::NotFound)), "{gone:?}");
+}
+
 /// Panics with a table if any check failed: for tests.
 #[cfg(test)]
 pub(crate) async fn assert_conforms(backend: &dyn SecretBackend, profile: Profile) {

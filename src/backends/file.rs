@@ -120,6 +120,34 @@ impl SecretBackend for FileBackend {
         self.write(move |tree| tree.remove(&name)).await
     }
 
+    async fn update_if(
+        &self,
+        name: &SecretName,
+        value: &SecretValue,
+        current: &str,
+    ) -> Result<Arc<str>, BackendError> {
+        let (name, value, current) = (name.clone(), value.clone(), current.to_owned());
+        self.write(move |tree| {
+            tree.must_be(&name, &current)?;
+            tree.replace(&name, &value)
+        })
+        .await
+    }
+
+    async fn delete_if(
+        &self,
+        name: &SecretName,
+        _force: bool,
+        current: &str,
+    ) -> Result<(), BackendError> {
+        let (name, current) = (name.clone(), current.to_owned());
+        self.write(move |tree| {
+            tree.must_be(&name, &current)?;
+            tree.remove(&name)
+        })
+        .await
+    }
+
     async fn versions(&self, name: &SecretName) -> Result<Vec<VersionEntry>, BackendError> {
         let name = name.clone();
         let record = self.read(move |tree| tree.read(&name)).await?;

@@ -210,6 +210,7 @@ impl KubernetesBackend {
         object: &str,
         key: &str,
         value: &SecretValue,
+        current: Option<&str>,
     ) -> Result<Arc<str>, BackendError> {
         let path = format!("{}/{object}", self.collection()?);
         for attempt in 0..ATTEMPTS {
@@ -219,6 +220,7 @@ impl KubernetesBackend {
                 true => Ok((found.version(), found.immutable)),
             });
             let (version, immutable) = seen.await?;
+            must_be(&version, current)?;
             if immutable {
                 return Err(error::immutable());
             }
@@ -232,7 +234,12 @@ impl KubernetesBackend {
         Err(kept_changing())
     }
 
-    async fn try_delete(&self, object: &str, key: &str) -> Result<(), BackendError> {
+    async fn try_delete(
+        &self,
+        object: &str,
+        key: &str,
+        current: Option<&str>,
+    ) -> Result<(), BackendError> {
         let path = format!("{}/{object}", self.collection()?);
         for attempt in 0..ATTEMPTS {
             pause(attempt).await;
@@ -244,6 +251,7 @@ impl KubernetesBackend {
                 Ok((whole, found.version(), found.immutable))
             });
             let (whole, version, immutable) = seen.await?;
+            must_be(&version, current)?;
             let done = if whole {
                 self.cluster.delete(&path, object, object::precondition(&version)?).await
             } else if immutable {
@@ -258,6 +266,14 @@ impl KubernetesBackend {
             }
         }
         Err(kept_changing())
+    }
+}
+
+/// The store then sees to it that it still is when it is written.
+fn must_be(version: &str, current: Option<&str>) -> Result<(), BackendError> {
+    match current.is_none_or(|current| current == version) {
+        true => Ok(()),
+        false => Err(BackendError::Conflict),
     }
 }
 
@@ -336,12 +352,33 @@ impl SecretBackend for KubernetesBackend {
     ) -> Result<Arc<str>, BackendError> {
         let (object, key) = parts(name)?;
         self.accepts(value)?;
-        self.cluster.in_time(self.try_update(object, key, value)).await
+        self.cluster.in_time(self.try_update(object, key, value, None)).await
     }
 
     async fn delete(&self, name: &SecretName, _force: bool) -> Result<(), BackendError> {
         let (object, key) = parts(name)?;
-        self.cluster.in_time(self.try_delete(object, key)).await
+        self.cluster.in_time(self.try_delete(object, key, None)).await
+    }
+
+    async fn update_if(
+        &self,
+        name: &SecretName,
+        value: &SecretValue,
+        current: &str,
+    ) -> Result<Arc<str>, BackendError> {
+        let (object, key) = parts(name)?;
+        self.accepts(value)?;
+        self.cluster.in_time(self.try_update(object, key, value, Some(current))).await
+    }
+
+    async fn delete_if(
+        &self,
+        name: &SecretName,
+        _force: bool,
+        current: &str,
+    ) -> Result<(), BackendError> {
+        let (object, key) = parts(name)?;
+        self.cluster.in_time(self.try_delete(object, key, Some(current))).await
     }
 
     async fn versions(&self, name: &SecretName) -> Result<Vec<VersionEntry>, BackendError> {

@@ -112,6 +112,30 @@ impl SecretBackend for MemoryBackend {
         self.secrets().remove(name).map(|_| ()).ok_or(BackendError::NotFound)
     }
 
+    async fn update_if(
+        &self,
+        name: &SecretName,
+        value: &SecretValue,
+        current: &str,
+    ) -> Result<Arc<str>, BackendError> {
+        let mut secrets = self.secrets();
+        let held = secrets.get_mut(name).ok_or(BackendError::NotFound)?;
+        held.must_be(current)?;
+        Ok(held.push(value.clone()))
+    }
+
+    async fn delete_if(
+        &self,
+        name: &SecretName,
+        _force: bool,
+        current: &str,
+    ) -> Result<(), BackendError> {
+        let mut secrets = self.secrets();
+        secrets.get(name).ok_or(BackendError::NotFound)?.must_be(current)?;
+        secrets.remove(name);
+        Ok(())
+    }
+
     async fn versions(&self, name: &SecretName) -> Result<Vec<VersionEntry>, BackendError> {
         self.secrets().get(name).map(Versions::entries).ok_or(BackendError::NotFound)
     }
@@ -134,6 +158,13 @@ impl Versions {
         }
         self.kept.push_back((value, SystemTime::now()));
         (self.dropped + self.kept.len()).to_string().into()
+    }
+
+    fn must_be(&self, current: &str) -> Result<(), BackendError> {
+        match (self.dropped + self.kept.len()).to_string() == current {
+            true => Ok(()),
+            false => Err(BackendError::Conflict),
+        }
     }
 
     fn find(&self, version: &SecretVersion) -> Option<SecretRecord> {
@@ -180,6 +211,14 @@ mod tests {
         let odd_names = &["of.a_secret+1=2@x-y", "a/b/c/d"];
         let profile = Profile { odd_names, names: 205, ..Profile::new(MemoryBackend::GRAMMAR) };
         conformance::assert_conforms(&MemoryBackend::new([]), profile).await;
+    }
+
+    #[tokio::test]
+    async fn conditional_writes_need_the_current_version() {
+        let name = conformance::name(MemoryBackend::GRAMMAR, "kept");
+        let backend = MemoryBackend::new([(name.clone(), SecretValue::new("1"))]);
+        let value = SecretValue::new("2");
+        conformance::conditional_writes(&backend, &name, &value).await;
     }
 
     #[tokio::test]

@@ -154,6 +154,22 @@ impl SecretBackend for VaultBackend {
         .await
     }
 
+    async fn update_if(
+        &self,
+        name: &SecretName,
+        value: &SecretValue,
+        current: &str,
+    ) -> Result<Arc<str>, BackendError> {
+        storable(value)?;
+        self.bounded(async {
+            match &self.kv {
+                Kv::One(kv) => kv.update(name, value).await,
+                Kv::Two(kv) => kv.update_if(name, value, current).await,
+            }
+        })
+        .await
+    }
+
     async fn delete(&self, name: &SecretName, force: bool) -> Result<(), BackendError> {
         self.bounded(async {
             match &self.kv {

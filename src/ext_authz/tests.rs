@@ -263,6 +263,17 @@ fn secret_operations_are_decided_by_name_and_verb() {
         ("GET", "/v1/secrets/shared/stripe", Answer::Denied(403)),
         ("GET", "/v1/secrets/prod/key?backend=none", Answer::Denied(400)),
         ("PATCH", "/v1/secrets/prod/key", Answer::Denied(400)),
+        ("GET", "/v1/secrets?limit=5&prefix=prod", Answer::Ok),
+        ("GET", "/v1/secrets?limit=0", Answer::Denied(400)),
+        // Its names are in the body; REST decides about each.
+        ("POST", "/v1/secrets:batchGet", Answer::Ok),
+        ("GET", "/v1/secrets:batchGet", Answer::Denied(400)),
+        ("GET", "/v1/versions/prod/key", Answer::Ok),
+        ("HEAD", "/v1/versions/prod%2Fkey", Answer::Ok),
+        ("GET", "/v1/versions/other/key", Answer::Denied(403)),
+        ("GET", "/v1/versions/shared/stripe", Answer::Denied(403)),
+        ("GET", "/v1/versions/prod/../other/key", Answer::Denied(400)),
+        ("GET", "/v1/versions", Answer::Denied(403)),
     ];
     for (method, path, expected) in cases {
         let found = answer(&Case::http(method, "vaultmux.test", path).check());
@@ -293,6 +304,7 @@ fn a_deny_for_the_mesh_covers_secret_operations_too() {
         ("/v1/secrets", "/v1/secrets", Answer::Denied(403)),
         ("/orders/", "/v1/secrets/prod/key", Answer::Ok),
         ("/orders/", "/v1/secrets/prod%2Fkey", Answer::Ok),
+        ("/v1/versions/", "/v1/versions/prod/key", Answer::Denied(403)),
     ] {
         assert_eq!(denied(paths, path), expected, "{paths} {path}");
     }

@@ -21,6 +21,7 @@ use crate::{
     identity::Principal,
     injection::is_fixed,
     metrics::{Edge, Metrics},
+    operation::SecretPath,
     policy::{DecisionId, Denial, Permit, Reason},
     resolver::{BackendError, ResolveError},
     secret::{SecretRecord, SecretRef},
@@ -91,7 +92,12 @@ impl Processor for SecretProcessor {
 
 impl Exchange<'_> {
     /// Answers a secret operation as REST does.
-    async fn operate(&self, api: &Api, request: &RequestHeaders, below: &str) -> HeadersAnswer {
+    async fn operate(
+        &self,
+        api: &Api,
+        request: &RequestHeaders,
+        below: SecretPath<'_>,
+    ) -> HeadersAnswer {
         let caller = self.head.caller(request, self.snapshot);
         let principal = caller.as_ref().ok();
         let (_, query) = match api::target(self.head.target) {
@@ -114,10 +120,12 @@ impl Exchange<'_> {
                 return self.refuse(None, refusal);
             }
         };
+        let headers = api::conditions(self.head.headers());
         let request = ApiRequest {
             method: &method,
             below,
             query,
+            headers: &headers,
             body: &[],
             request_id: &self.request_id,
             traceparent: self.head.traceparent,
@@ -325,7 +333,7 @@ impl From<ResolveError> for Refusal {
             ResolveError::RefreshLimit { .. } => (None, "internal"),
             ResolveError::NoField => (Some(ProblemCode::BackendRefused), "no_field"),
             ResolveError::Deadline => (Some(ProblemCode::BackendUnavailable), "budget_exceeded"),
-            ResolveError::Internal => (None, "internal"),
+            ResolveError::Internal | ResolveError::Changed => (None, "internal"),
             ResolveError::Backend { error, .. } => match error {
                 BackendError::NotFound => (Some(ProblemCode::BackendRefused), "not_found"),
                 BackendError::Disabled => (Some(ProblemCode::BackendRefused), "disabled"),

@@ -4,6 +4,8 @@
 //! `ext_proc` and REST accept it as proof of identity, so that a filter that was
 //! skipped or bypassed never opens a secret; both decide again by policy.
 
+mod tags;
+
 use std::{
     borrow::Cow,
     collections::HashMap,
@@ -26,6 +28,8 @@ use super::{
     token::{Binding, Pod},
 };
 
+pub use self::tags::{Tag, TagPurpose, Tags};
+
 const ISSUER: &str = "vaultmux-mesh";
 /// HS256 needs a key at least as long as its hash (RFC 7518, section 3.2).
 const MIN_KEY: usize = 32;
@@ -43,6 +47,7 @@ pub struct GrantKeys {
     opening: HashMap<String, DecodingKey>,
     validation: Validation,
     ttl: Duration,
+    tags: Tags,
 }
 
 /// What a grant is good for besides its principal.
@@ -146,8 +151,9 @@ impl GrantKeys {
     }
 
     fn new<'a>(keys: impl Iterator<Item = (String, &'a [u8])>, ttl: Duration) -> Option<Self> {
-        let mut keys = keys.peekable();
-        let (signing_id, first) = keys.peek()?.clone();
+        let keys: Vec<_> = keys.collect();
+        let (signing_id, first) = keys.first()?.clone();
+        let tags = Tags::new(keys.iter().map(|(_, key)| *key));
         let header = Header { kid: Some(signing_id), ..Header::new(Algorithm::HS256) };
         let header = serde_json::to_vec(&header).expect("strings are always JSON");
         let mut validation = Validation::new(Algorithm::HS256);
@@ -157,10 +163,20 @@ impl GrantKeys {
         Some(Self {
             header: URL_SAFE_NO_PAD.encode(header),
             signing: hmac::Key::new(hmac::HMAC_SHA256, first),
-            opening: keys.map(|(id, key)| (id, DecodingKey::from_secret(key))).collect(),
+            opening: keys
+                .into_iter()
+                .map(|(id, key)| (id, DecodingKey::from_secret(key)))
+                .collect(),
             validation,
             ttl,
+            tags,
         })
+    }
+
+    /// Tags by the same keys, for what is no grant.
+    #[must_use]
+    pub fn tags(&self) -> &Tags {
+        &self.tags
     }
 
     /// Seals a grant for `principal` that is good for one kind of request.

@@ -23,9 +23,9 @@ pub enum Question<'a> {
         /// The request in the mesh that asks for it.
         by: Option<HttpRequest<'a>>,
     },
-    /// Whether anything may be listed or created.
+    /// Whether anything may be listed, created or read.
     Collection {
-        /// `list` or `create`.
+        /// `list`, `create` or `get`.
         verb: Verb,
         /// The request in the mesh that asks for it.
         by: Option<HttpRequest<'a>>,

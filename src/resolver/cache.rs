@@ -59,13 +59,24 @@ pub(super) struct Epoch(u64);
 #[derive(Debug)]
 pub(super) enum Age {
     /// Serve it.
-    Fresh(Lookup),
+    Fresh { found: Lookup, freshness: Freshness },
     /// Serve it, and fetch it anew in the background if `refresh` says so.
-    Stale { record: SecretRecord, refresh: bool },
+    Stale { record: SecretRecord, freshness: Freshness, refresh: bool },
     /// Fetch it; if the store cannot answer, serve this.
-    Spare(SecretRecord),
+    Spare { record: SecretRecord, freshness: Freshness },
     /// Fetch it.
     Absent,
+}
+
+/// How old a cached value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    /// Since the store gave it.
+    pub age: Duration,
+    /// How long it is still fresh; zero if it is not.
+    pub left: Duration,
+    /// How long it has not been.
+    pub late: Duration,
 }
 
 pub(super) struct Cache {
@@ -85,6 +96,7 @@ pub(super) struct Epochs {
 struct Held {
     found: Lookup,
     epoch: Epoch,
+    fetched: Instant,
     fresh_until: Instant,
     stale_until: Instant,
     spare_until: Instant,
@@ -138,19 +150,24 @@ impl Cache {
             return Age::Absent;
         };
         let now = Instant::now();
+        let freshness = Freshness {
+            age: now.saturating_duration_since(held.fetched),
+            left: held.fresh_until.saturating_duration_since(now),
+            late: now.saturating_duration_since(held.fresh_until),
+        };
         if now < held.fresh_until {
-            return Age::Fresh(held.found);
+            return Age::Fresh { found: held.found, freshness };
         }
         // A failed fetch is not repeated by every reader that comes after it.
         let waiting = held.retry_at.is_some_and(|at| now < at);
         match held.found {
             Lookup::Refused(_) => Age::Absent,
             Lookup::Found(record) if now < held.stale_until => {
-                Age::Stale { record, refresh: !waiting }
+                Age::Stale { record, freshness, refresh: !waiting }
             }
             Lookup::Found(record) if now < held.spare_until => match waiting {
-                true => Age::Stale { record, refresh: false },
-                false => Age::Spare(record),
+                true => Age::Stale { record, freshness, refresh: false },
+                false => Age::Spare { record, freshness },
             },
             Lookup::Found(_) => Age::Absent,
         }
@@ -173,10 +190,12 @@ impl Cache {
         if self.epochs.of(key) != epoch {
             return;
         }
-        let fresh_until = Instant::now() + fresh;
+        let fetched = Instant::now();
+        let fresh_until = fetched + fresh;
         let held = Held {
             found,
             epoch,
+            fetched,
             fresh_until,
             stale_until: fresh_until + stale,
             spare_until: fresh_until + stale.max(spare),

@@ -34,7 +34,7 @@ impl Shared {
             let asked = asked();
             async move {
                 // The fetch that this one would have joined may just have ended.
-                if !refresh && let Age::Fresh(found) = shared.cache.age(&key, epoch) {
+                if !refresh && let Age::Fresh { found, .. } = shared.cache.age(&key, epoch) {
                     return Ok(found);
                 }
                 let result = shared.ask(&key, &asked).await;

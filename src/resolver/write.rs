@@ -17,7 +17,7 @@ use super::{
 use crate::{
     backends::{BackendError, SecretBackend},
     policy::{Permit, Verb},
-    secret::{SecretName, SecretRef, SecretValue},
+    secret::{SecretName, SecretRecord, SecretRef, SecretValue, SecretVersion},
 };
 
 /// Makes what was cached of a secret unreachable when it goes.
@@ -28,6 +28,10 @@ struct Outdated {
     /// Whether the store was asked at all.
     sent: Arc<AtomicBool>,
 }
+
+/// What has to hold of the current version for it to be written over. The store is asked
+/// for it: what is cached may be older.
+pub type Condition = Box<dyn Fn(&SecretRecord) -> bool + Send + Sync>;
 
 // === impl Resolver ===
 
@@ -59,11 +63,33 @@ impl Resolver {
         value: &SecretValue,
         call: impl Into<Call>,
     ) -> Result<Arc<str>, ResolveError> {
-        let kept = value.clone();
+        self.update_if(permit, value, None, call).await
+    }
+
+    /// The same, if `condition` holds.
+    ///
+    /// # Errors
+    /// [`ResolveError::Changed`] if it does not.
+    pub async fn update_if(
+        &self,
+        permit: &Permit,
+        value: &SecretValue,
+        condition: Option<Condition>,
+        call: impl Into<Call>,
+    ) -> Result<Arc<str>, ResolveError> {
+        let (kept, conditional) = (value.clone(), condition.is_some());
         let write = move |store: Arc<dyn SecretBackend>, name| async move {
-            store.update(&name, &kept).await
+            match condition {
+                None => store.update(&name, &kept).await,
+                Some(holds) => {
+                    let current = held(&*store, &name, &holds).await?;
+                    store.update_if(&name, &kept, &current).await
+                }
+            }
         };
-        self.write(permit, Verb::Update, "update", Some(value), call.into(), write).await
+        let written =
+            self.write(permit, Verb::Update, "update", Some(value), call.into(), write).await;
+        written.map_err(|error| changed(error, conditional))
     }
 
     /// Deletes the secret that a `delete` permit is for; for good with `force`.
@@ -76,10 +102,32 @@ impl Resolver {
         force: bool,
         call: impl Into<Call>,
     ) -> Result<(), ResolveError> {
+        self.delete_if(permit, force, None, call).await
+    }
+
+    /// The same, if `condition` holds.
+    ///
+    /// # Errors
+    /// [`ResolveError::Changed`] if it does not.
+    pub async fn delete_if(
+        &self,
+        permit: &Permit,
+        force: bool,
+        condition: Option<Condition>,
+        call: impl Into<Call>,
+    ) -> Result<(), ResolveError> {
+        let conditional = condition.is_some();
         let write = move |store: Arc<dyn SecretBackend>, name| async move {
-            store.delete(&name, force).await
+            match condition {
+                None => store.delete(&name, force).await,
+                Some(holds) => {
+                    let current = held(&*store, &name, &holds).await?;
+                    store.delete_if(&name, force, &current).await
+                }
+            }
         };
-        self.write(permit, Verb::Delete, "delete", None, call.into(), write).await
+        let deleted = self.write(permit, Verb::Delete, "delete", None, call.into(), write).await;
+        deleted.map_err(|error| changed(error, conditional))
     }
 
     /// Writes once, never again: a repeated write could undo someone else's. It runs
@@ -146,6 +194,29 @@ impl Resolver {
             Ok(Err(_)) => Err(ResolveError::Internal),
             Ok(Ok(result)) => result.map_err(failed),
         }
+    }
+}
+
+/// The current version, if the condition holds of it.
+async fn held(
+    store: &dyn SecretBackend,
+    name: &SecretName,
+    holds: &Condition,
+) -> Result<Arc<str>, BackendError> {
+    let current = store.get(name, &SecretVersion::Latest).await?;
+    match holds(&current) {
+        true => Ok(current.version),
+        false => Err(BackendError::Conflict),
+    }
+}
+
+/// What a conflict means where there is a condition.
+fn changed(error: ResolveError, conditional: bool) -> ResolveError {
+    match error {
+        ResolveError::Backend { error: BackendError::Conflict, .. } if conditional => {
+            ResolveError::Changed
+        }
+        error => error,
     }
 }
 

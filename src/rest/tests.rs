@@ -2,6 +2,10 @@
 //! where we differ on purpose.
 
 mod authorize;
+mod batch;
+mod lists;
+mod problems;
+mod reads;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -235,6 +239,7 @@ async fn malformed_bodies_are_refused_without_being_quoted() {
         format!(r#"{{"name":"prod/a","value":"{canary}"}} trailing"#),
         format!("name=prod/a&value={canary}"),
         r#"{"NAME":"prod/a","VALUE":"x"}"#.into(),
+        format!(r#"{{"name":"prod/a","value":"x","{canary}":1}}"#),
         r#"{"name":"prod/a","value":"\ud800"}"#.into(),
     ];
     for body in bodies {
@@ -247,8 +252,8 @@ async fn malformed_bodies_are_refused_without_being_quoted() {
     assert_eq!(status, StatusCode::NOT_FOUND, "nothing was stored");
     let large = format!(r#"{{"name":"prod/a","value":"{}"}}"#, "x".repeat(5000));
     assert_eq!(client.call("POST", "/v1/secrets", &large).await.0, StatusCode::PAYLOAD_TOO_LARGE);
-    let extra = r#"{"name":"prod/a","value":" ","note":"ignored"}"#;
-    assert_eq!(client.call("POST", "/v1/secrets", extra).await.0, StatusCode::CREATED);
+    let blank = r#"{"name":"prod/a","value":" "}"#;
+    assert_eq!(client.call("POST", "/v1/secrets", blank).await.0, StatusCode::CREATED);
 }
 
 #[tokio::test]
@@ -314,15 +319,35 @@ async fn wrong_paths_and_methods_say_so() {
     let client = Client::local();
     let (status, body) = client.call("GET", "/nowhere", "").await;
     assert_eq!((status, &body["code"]), (StatusCode::NOT_FOUND, &json!("no_route")));
-    for path in ["/V1/secrets", "//v1/secrets", "/v1/secretsx", "/metrics"] {
+    for path in [
+        "/V1/secrets",
+        "//v1/secrets",
+        "/v1/secretsx",
+        "/metrics",
+        "/v1/versions",
+        "/v1/versions/",
+        "/v1/secrets:batchGet/",
+    ] {
         assert_eq!(client.call("GET", path, "").await.0, StatusCode::NOT_FOUND, "{path}");
     }
     for (method, path, allow) in [
-        ("PATCH", "/v1/secrets/prod/key", "GET, HEAD, PUT, DELETE"),
-        ("POST", "/v1/secrets/prod/key", "GET, HEAD, PUT, DELETE"),
-        ("DELETE", "/v1/secrets", "GET, HEAD, POST"),
-        ("POST", "/health", "GET, HEAD"),
+        ("PATCH", "/v1/secrets/prod/key", "GET, HEAD, PUT, DELETE, OPTIONS"),
+        ("POST", "/v1/secrets/prod/key", "GET, HEAD, PUT, DELETE, OPTIONS"),
+        ("DELETE", "/v1/secrets", "GET, HEAD, POST, OPTIONS"),
+        ("GET", "/v1/secrets:batchGet", "POST, OPTIONS"),
+        ("PUT", "/v1/versions/prod/key", "GET, HEAD, OPTIONS"),
+        ("POST", "/health", "GET, HEAD, OPTIONS"),
+        ("POST", "/v1/authorize", "POST, OPTIONS"),
     ] {
+        // Told to strangers too, and to pages of other origins without leave to go on.
+        let request = Request::builder().method("OPTIONS").uri(path).header("origin", "http://x");
+        let response = Client::new(None).send(request.body(Body::empty()).expect("valid")).await;
+        assert_eq!(response.status(), StatusCode::NO_CONTENT, "{path}");
+        assert_eq!(response.headers()["allow"], allow);
+        assert!(!response.headers().contains_key("access-control-allow-origin"));
+        if (method, path) == ("POST", "/v1/authorize") {
+            continue;
+        }
         let request = Request::builder().method(method).uri(path).body(Body::empty());
         let response = client.send(request.expect("valid")).await;
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");

@@ -145,6 +145,37 @@ impl NameGrammar {
         Ok(SecretName(name.into()))
     }
 
+    /// Checks what names may begin with, and brings it to their form. It needs no
+    /// separator at its end; empty, it begins every name.
+    ///
+    /// # Errors
+    /// [`InvalidName`] if no name begins with it.
+    pub fn canonical_prefix(&self, prefix: &str) -> Result<String, InvalidName> {
+        if prefix.len() > self.max_len {
+            return Err(InvalidName::TooLong { max: self.max_len });
+        }
+        if prefix.contains("..") {
+            return Err(InvalidName::Traversal);
+        }
+        if let Some(separator) = prefix.chars().find(|c| match c {
+            '/' => !self.punctuation.contains('/'),
+            c => *c == '\\',
+        }) {
+            return Err(InvalidName::Separator(separator));
+        }
+        if !prefix.chars().all(|c| self.allows(c)) {
+            return Err(InvalidName::Character { punctuation: self.punctuation });
+        }
+        let mut segments = prefix.split('/').rev().skip(1);
+        if segments.any(|segment| segment.is_empty() || segment == ".") {
+            return Err(InvalidName::Segment);
+        }
+        Ok(match self.lower_case {
+            true => prefix.to_ascii_lowercase(),
+            false => prefix.to_owned(),
+        })
+    }
+
     /// The same grammar with room left for a prefix that is added later.
     #[must_use]
     pub fn with_prefix_len(mut self, prefix: usize) -> Self {
@@ -266,6 +297,31 @@ mod tests {
         for raw in ["db", "db/a/b", "Db/a", "-db/a", "db-/a", "a..b/c", "a./c", "a_b/c", &long] {
             assert!(KEYED.canonical(raw, NameEncoding::Plain).is_err(), "{raw}");
         }
+    }
+
+    #[test]
+    fn prefixes_are_beginnings_of_names() {
+        use InvalidName as E;
+        for (grammar, prefix, expected) in [
+            (&SLASHED, "", Ok("")),
+            (&SLASHED, "prod", Ok("prod")),
+            (&SLASHED, "prod/", Ok("prod/")),
+            (&SLASHED, "prod/.", Ok("prod/.")),
+            (&FOLDED, "Prod-", Ok("prod-")),
+            (&SLASHED, "/", Err(E::Segment)),
+            (&SLASHED, "a//", Err(E::Segment)),
+            (&SLASHED, "./", Err(E::Segment)),
+            (&SLASHED, "a/../b", Err(E::Traversal)),
+            (&SLASHED, r"a\", Err(E::Separator('\\'))),
+            (&FLAT, "a/", Err(E::Separator('/'))),
+            (&FLAT, "a%2F", Err(E::Character { punctuation: "-_" })),
+            (&FLAT, "a\0", Err(E::Character { punctuation: "-_" })),
+        ] {
+            let expected = expected.map(str::to_owned);
+            assert_eq!(grammar.canonical_prefix(prefix), expected, "{prefix:?}");
+        }
+        let long = "a".repeat(256);
+        assert_eq!(FLAT.canonical_prefix(&long), Err(E::TooLong { max: 255 }));
     }
 
     #[test]

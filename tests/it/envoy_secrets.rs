@@ -43,6 +43,9 @@ async fn answer_from_the_filter_is_the_answer_of_rest() {
         ("GET", "/v1/secrets/zq-missing"),
         ("GET", "/v1/secrets"),
         ("GET", "/v1/secrets?backend=local"),
+        ("GET", "/v1/secrets?prefix=zq-t"),
+        ("GET", "/v1/versions/zq-orders"),
+        ("GET", "/v1/versions/zq-hidden"),
     ] {
         // The second time both come from the cache.
         for _ in 0..2 {
@@ -56,6 +59,15 @@ async fn answer_from_the_filter_is_the_answer_of_rest() {
     assert_eq!(answer.status, 200);
     assert_eq!((&body["name"], &body["value"]), (&"zq-orders".into(), &"canary-orders-7Qx".into()));
     assert_eq!(answer.header("cache-control"), "no-store");
+    let (tag, path) = (answer.header("etag"), "/v1/secrets/zq-orders");
+    let same = proxied.request("GET", HOST, path, &[("if-none-match", tag)]).await;
+    assert_eq!((same.status, same.header("etag"), same.text()), (304, tag, String::new()));
+    let raw = [("accept", "application/octet-stream")];
+    let raw = proxied.request("GET", HOST, path, &raw).await;
+    assert_eq!(
+        (raw.text(), raw.header("content-type")),
+        ("canary-orders-7Qx".into(), "application/octet-stream")
+    );
     let list: Value = proxied.get(HOST, "/v1/secrets").await.json();
     assert_eq!(list["secrets"], serde_json::json!(["zq-orders", "zq-team/db"]));
     mesh.finish().await;
@@ -142,6 +154,12 @@ spec:
     assert_eq!(send("PUT", "/v1/secrets/zq-new/a", r#"{"value":"canary-2"}"#).await, 200);
     let read: Value = writer.get(HOST, "/v1/secrets/zq-new/a").await.json();
     assert_eq!(read["value"], "canary-2");
+    // Decided for each name behind the proxy.
+    let many = r#"{"secrets":[{"name":"zq-new/a"},{"name":"zq-hidden"}]}"#;
+    let many = writer.send("POST", HOST, "/v1/secrets:batchGet", &json, sized(many)).await;
+    let many: Value = many.json();
+    assert_eq!(many["secrets"][0]["value"], "canary-2", "{many}");
+    assert_eq!(many["errors"][0]["code"], "forbidden", "{many}");
     assert_eq!(send("DELETE", "/v1/secrets/zq-new/a", "").await, 204);
     assert_eq!(send("GET", "/v1/secrets/zq-new/a", "").await, 404);
     // Who may not write anything does not get past the check.

@@ -37,6 +37,8 @@ mod policy_tools_docs;
 mod proofs;
 mod readme;
 mod reload;
+mod rest_compat;
+mod rest_docs;
 mod rotation;
 mod schema;
 mod stores_docs;

@@ -30,6 +30,14 @@ async fn file_conforms() {
 }
 
 #[tokio::test]
+async fn conditional_writes_need_the_current_version() {
+    let (_dir, backend) = opened();
+    let (name, value) = (name("kept"), SecretValue::new("2"));
+    backend.create(&name, &SecretValue::new("1")).await.expect("created");
+    conformance::conditional_writes(&backend, &name, &value).await;
+}
+
+#[tokio::test]
 async fn links_out_of_the_directory_are_refused() {
     let outside = TempDir::new().expect("temporary directory");
     fs::write(outside.path().join("secret"), "outside").expect("written");

@@ -97,6 +97,13 @@ impl Tree {
         Ok(version_of(name, value))
     }
 
+    pub(super) fn must_be(&self, name: &SecretName, version: &str) -> Result<(), BackendError> {
+        match *self.read(name)?.version == *version {
+            true => Ok(()),
+            false => Err(BackendError::Conflict),
+        }
+    }
+
     pub(super) fn replace(
         &self,
         name: &SecretName,

@@ -339,6 +339,28 @@ async fn a_key_is_changed_only_in_what_was_read() {
 }
 
 #[tokio::test]
+async fn a_condition_holds_until_the_store_has_written() {
+    let fake = Fake::start().await;
+    let backend = backend(&fake, TIMEOUT);
+    let (db, value) = (name("db/password"), SecretValue::new("q"));
+    let with = |version: &str| ok(&object(version, json!({"password": "eA=="})));
+    let lost = status(409, "Conflict");
+    // Changed before it was read; and between that and the write.
+    for (replies, calls) in [(vec![with("2")], 1), (vec![with("1"), lost.clone(), with("2")], 3)] {
+        script(&fake, replies.clone());
+        let updated = backend.update_if(&db, &value, "1").await;
+        assert!(matches!(updated, Err(BackendError::Conflict)), "{updated:?}");
+        assert_eq!(fake.calls().len(), calls);
+        script(&fake, replies);
+        let deleted = backend.delete_if(&db, false, "1").await;
+        assert!(matches!(deleted, Err(BackendError::Conflict)), "{deleted:?}");
+        assert_eq!(fake.calls().len(), calls);
+    }
+    script(&fake, vec![with("1"), with("2")]);
+    assert_eq!(&*backend.update_if(&db, &value, "1").await.expect("updated"), "2");
+}
+
+#[tokio::test]
 async fn what_admission_says_of_a_change_is_not_told() {
     let fake = Fake::start().await;
     let backend = backend(&fake, TIMEOUT);

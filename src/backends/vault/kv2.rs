@@ -161,6 +161,21 @@ impl Kv2 {
         Err(BackendError::Unavailable(Some(cause("other updates kept coming first".to_owned()))))
     }
 
+    /// In one call: the store compares.
+    pub(super) async fn update_if(
+        &self,
+        name: &SecretName,
+        value: &SecretValue,
+        current: &str,
+    ) -> Result<Arc<str>, BackendError> {
+        let current = number(current).ok_or(BackendError::Conflict)?;
+        match self.write(name, value, current).await? {
+            Ok(version) => Ok(version),
+            Err(refused) if is_stale(&refused) => Err(BackendError::Conflict),
+            Err(refused) => Err(from_answer(&refused)),
+        }
+    }
+
     pub(super) async fn delete(&self, name: &SecretName, force: bool) -> Result<(), BackendError> {
         // Vault reports success for what never was.
         let metadata = self.metadata(name).await?;

@@ -384,6 +384,22 @@ async fn updates_start_over_when_another_came_first() {
 }
 
 #[tokio::test]
+async fn a_conditional_update_is_one_call_that_the_store_decides() {
+    let fake = Fake::start().await;
+    let value = SecretValue::new("x");
+    for (answer, kind) in [(written(4), "ok"), (stale(), "conflict")] {
+        let backend = answering(&fake, settings(&fake.url), move |_| answer.clone()).await;
+        let updated = backend.update_if(&name("db"), &value, "3").await;
+        assert_eq!(updated.err().map_or("ok", |error| error.kind()), kind);
+        let [write] = &fake.calls()[..] else { panic!("not one call") };
+        let sent = String::from_utf8_lossy(&write.body).into_owned();
+        assert!(sent.starts_with(r#"{"options":{"cas":3},"#), "{sent}");
+        let never = backend.update_if(&name("db"), &value, "0").await.expect_err("no version");
+        assert_eq!((never.kind(), fake.calls().len()), ("conflict", 0));
+    }
+}
+
+#[tokio::test]
 async fn selectors_that_vault_would_bend_are_not_sent() {
     let fake = Fake::start().await;
     let backend = ready(&fake, settings(&fake.url), TIMEOUT).await;

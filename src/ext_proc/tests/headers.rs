@@ -137,6 +137,7 @@ async fn requests_without_reference_go_on_as_they_are() {
         // Their bodies are REST's.
         anonymous("POST", "vaultmux.test", "/v1/secrets", &[]),
         anonymous("PUT", "vaultmux.test", "/v1/secrets/a", &[]),
+        anonymous("POST", "vaultmux.test", "/v1/secrets:batchGet", &[]),
         anonymous("GET", "vaultmux.test", "/v1/secretsx", &[]),
         anonymous("GET", "other.test", "/v1/secrets/readable", &[]),
     ];
@@ -235,6 +236,8 @@ async fn secret_operations_are_answered_as_rest_does() {
         ("GET", "/v1/secrets/other", 403),
         ("DELETE", "/v1/secrets/readable", 403),
         ("PATCH", "/v1/secrets/readable", 405),
+        ("OPTIONS", "/v1/secrets/readable", 204),
+        ("GET", "/v1/versions/other", 403),
         ("GET", "/v1/secrets/%2e%2e", 400),
         ("GET", "/v1/secrets/a\\b", 400),
         ("G T", "/v1/secrets/readable", 400),

@@ -25,7 +25,7 @@ pub(super) struct SecretIndex {
     exact: Map<Arc<str>, Leaf<SecretEntry>>,
     prefixes: Trie<SecretEntry>,
     templates: Option<Box<Branch>>,
-    /// What decides whether there is anything to list or create.
+    /// What decides whether there is anything to list, create or get.
     collections: Leaf<CollectionEntry>,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct SecretEntry {
     pub(super) effect: Effect,
 }
 
-/// A rule about listing or creating as such.
+/// A rule about listing, creating or getting as such.
 #[derive(Clone, Copy)]
 pub(super) struct CollectionEntry {
     pub(super) slot: u32,
@@ -85,17 +85,18 @@ impl SecretIndex {
             };
             self.leaf(shape).push(entry);
         }
-        // A collection has no field: a rule about fields never allows one, and
-        // only a Deny of every name in every backend denies one.
-        let verbs: Verbs =
-            rule.verbs.iter().filter(|verb| matches!(verb, Verb::List | Verb::Create)).collect();
-        let covers = match effect.allow {
-            true => rule.fields.is_empty(),
-            false => {
-                let every = |pattern: &Pattern| matches!(pattern.shape, Shape::Any);
-                rule.backends.is_none() && rule.patterns.iter().any(every)
-            }
+        // To list and to create have no field: a rule about fields never allows them. To
+        // get has: such a rule allows something, and denies something else. Only a Deny of
+        // every name in every backend denies a collection.
+        let asks_fields = !rule.fields.is_empty();
+        let of_collections = |verb: &Verb| match verb {
+            Verb::List | Verb::Create => !(effect.allow && asks_fields),
+            Verb::Get => effect.allow || !asks_fields,
+            Verb::Update | Verb::Delete | Verb::Use => false,
         };
+        let verbs: Verbs = rule.verbs.iter().filter(of_collections).collect();
+        let every = |pattern: &Pattern| matches!(pattern.shape, Shape::Any);
+        let covers = effect.allow || rule.backends.is_none() && rule.patterns.iter().any(every);
         if verbs != Verbs::default() && covers {
             let guarded = rule.patterns.iter().all(Pattern::is_guarded);
             self.collections.push(CollectionEntry { slot, condition, verbs, effect, guarded });

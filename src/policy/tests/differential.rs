@@ -116,7 +116,7 @@ fn compare(
                 prop_assert!(overridden || !nearest.unmet.is_empty(), "{:?}", nearest);
             }
         }
-        Request::Collection(verb @ (Verb::List | Verb::Create)) => {
+        Request::Collection(verb @ (Verb::List | Verb::Create | Verb::Get)) => {
             check(Ask::Collection(*verb))?;
         }
         Request::Collection(verb) => {

@@ -112,7 +112,12 @@ fn applies(to: &Value, who: &Principal, ask: Ask<'_>, allow: bool, unsent: bool)
             let every_name = texts(&secrets["names"]) == ["*"] && secrets["backends"].is_null();
             !secrets.is_null()
                 && has_verb(secrets, verb)
-                && if allow { some_name && secrets["fields"].is_null() } else { every_name }
+                && match (allow, verb) {
+                    (true, Verb::Get) => some_name,
+                    (true, _) => some_name && secrets["fields"].is_null(),
+                    (false, Verb::Get) => every_name && secrets["fields"].is_null(),
+                    (false, _) => every_name,
+                }
         }
         Ask::Http(request) => {
             let path = |rule: &&str| match rule.ends_with('/') {

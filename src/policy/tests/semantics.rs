@@ -302,6 +302,9 @@ fn collections_need_some_name_and_are_filtered_by_name() {
         "Deny | namespaces: [c] | secrets: {backends: [aws], names: ['*'], verbs: [list]}",
         "Deny | namespaces: [a] | secrets: {names: [a--d], verbs: ['*']}",
         "Allow | namespaces: [f] | secrets: {names: ['*'], fields: [x], verbs: [list]}",
+        "Allow | namespaces: [g, h, i] | secrets: {names: [k], fields: [x], verbs: [get]}",
+        "Deny | namespaces: [h] | secrets: {names: ['*'], fields: [y], verbs: [get]}",
+        "Deny | namespaces: [i] | secrets: {names: ['*'], verbs: [get]}",
     ]);
     let list = |account: &str, verb| set.authorize_collection(&who(account), verb);
     let reason = |account, verb| list(account, verb).expect_err("denied").reason;
@@ -312,6 +315,12 @@ fn collections_need_some_name_and_are_filtered_by_name() {
     for verb in [Verb::Get, Verb::Create, Verb::Update, Verb::Delete, Verb::Use] {
         assert_eq!(reason("a/x", verb), Reason::NoMatch, "{verb}");
     }
+    // To get a field is to get something.
+    for account in ["g/x", "h/x"] {
+        assert!(list(account, Verb::Get).is_ok(), "{account}");
+    }
+    assert_eq!(reason("i/x", Verb::Get), Reason::DeniedByPolicy);
+    assert_eq!(reason("g/x", Verb::List), Reason::NoMatch);
     let admits = |account: &str, reference: &str| {
         let SecretRef { backend, name, .. } = secret(reference);
         list(account, Verb::List).expect("allowed").admits(&backend, &name)
