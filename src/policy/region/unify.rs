@@ -145,10 +145,8 @@ impl Bound {
     pub(in crate::policy) fn is_whole(&self) -> bool {
         let unknowns =
             |text: &[Sym]| text.iter().filter(|sym| matches!(sym, Sym::Unknown(_))).count();
-        let last = |text: &[Sym]| match (unknowns(text), text.last()) {
-            (0, _) => true,
-            (1, Some(Sym::Unknown(_))) => true,
-            _ => false,
+        let last = |text: &[Sym]| {
+            matches!((unknowns(text), text.last()), (0, _) | (1, Some(Sym::Unknown(_))))
         };
         let apart = !self
             .namespace
