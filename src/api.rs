@@ -6,6 +6,7 @@
 mod accept;
 mod authorize;
 mod batch;
+pub mod check;
 mod cursor;
 mod entity;
 mod json;
