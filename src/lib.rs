@@ -35,5 +35,6 @@ mod flight;
 mod json_schema;
 pub mod metrics;
 pub mod net;
+mod rate;
 pub mod readiness;
 pub mod telemetry;

@@ -154,7 +154,7 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("quick_junit", &["cli"]),
         ("tonic_prost", &["backends"]),
         ("reqwest", &["backends", "identity"]),
-        ("governor", &["identity", "resolver"]),
+        ("governor", &["identity", "rate"]),
         ("jsonwebtoken", &["identity"]),
         ("clap", &["cli", "main"]),
         ("schemars", &["json_schema", "config", "policy", "audit"]),
