@@ -10,6 +10,7 @@ pub mod policy;
 pub mod resolver;
 pub mod secret;
 pub mod snapshot;
+pub mod webhook;
 
 // backends
 pub mod backends;

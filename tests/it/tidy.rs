@@ -101,6 +101,7 @@ fn calls_go_down_only() {
         "operation",
         "injection",
         "snapshot",
+        "webhook",
         "backends",
     ] {
         forbidden.push((core, above_core.to_vec()));
