@@ -1,6 +1,7 @@
 //! The REST listener: connections, limits, who is calling. What the API answers
 //! is [`crate::api`]'s.
 
+mod authz;
 mod caller;
 mod route;
 mod watch;
@@ -16,12 +17,18 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderValue, Method, StatusCode, header, request::Parts};
+use http::{HeaderValue, Method, StatusCode, header, request::Parts, uri::PathAndQuery};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use self::{caller::CallerError, route::Route, watch::Watchers, webhooks::WEBHOOKS_PATH};
+use self::{
+    authz::AUTHZ,
+    caller::{CallerError, authority},
+    route::Route,
+    watch::Watchers,
+    webhooks::WEBHOOKS_PATH,
+};
 use crate::{
     api::{
         self, Api, ApiRequest, AuthorizeRequest, Problem, ProblemCode, REQUEST_ID,
@@ -34,6 +41,7 @@ use crate::{
     policy::DecisionId,
     secret::BackendName,
     snapshot::{Current, IdentityUnavailable, Snapshot},
+    telemetry::Seldom,
 };
 
 /// What a caller is given beyond a store's own time, so that it hears how the call
@@ -51,6 +59,8 @@ pub struct Rest {
     settings: RestSettings,
     watchers: Watchers,
     stopping: CancellationToken,
+    /// Checks that were refused to strangers.
+    refusals: Arc<Seldom>,
 }
 
 /// What the listener needs besides the snapshot.
@@ -71,7 +81,8 @@ impl Rest {
     pub fn new(current: Current, metrics: Arc<Metrics>, settings: RestSettings) -> Self {
         let api = Api::new(Arc::clone(&metrics), Edge::Rest);
         let (watchers, stopping) = (Watchers::default(), CancellationToken::new());
-        Self { current, api, metrics, settings, watchers, stopping }
+        let refusals = Arc::default();
+        Self { current, api, metrics, settings, watchers, stopping, refusals }
     }
 
     /// Ends what would go on for ever when `stopping` says so.
@@ -92,6 +103,11 @@ impl Rest {
         let deadline = self.deadline(&snapshot);
         let (head, body) = request.into_parts();
         let path = head.uri.path();
+        if path.strip_prefix(AUTHZ).is_some_and(|path| path.starts_with('/')) {
+            let target = head.uri.path_and_query().map_or(path, PathAndQuery::as_str);
+            let target = &target[AUTHZ.len()..];
+            return self.authz(&snapshot, &head, target, request_id).await;
+        }
         if let Some(name) = path.strip_prefix(WEBHOOKS_PATH)
             && !snapshot.webhooks.is_empty()
         {

@@ -13,6 +13,7 @@ mod environment;
 mod envoy_authz;
 mod envoy_bodies;
 mod envoy_failure;
+mod envoy_http_authz;
 mod envoy_http_rules;
 mod envoy_identity;
 mod envoy_injection;
