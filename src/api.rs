@@ -6,6 +6,7 @@
 mod accept;
 mod authorize;
 mod batch;
+pub mod check;
 mod cursor;
 mod entity;
 mod json;
@@ -13,6 +14,7 @@ mod message;
 mod problem;
 mod record;
 mod secrets;
+pub mod watch;
 
 pub use authorize::{AUTHORIZE_METHODS, AUTHORIZE_PATH, AuthorizeRequest};
 pub use problem::{Problem, ProblemCode, challenge};
@@ -115,6 +117,7 @@ impl Api {
             recorder.record(Err(&denial), None, asked);
             Problem::from(denial)
         })?;
+        self.share(snapshot, principal)?;
         let operation = operation()?;
         let call = secrets::Call { recorder, snapshot, principal, deadline, request_id };
         match operation {
@@ -143,6 +146,17 @@ impl Api {
         let recorder = self.recorder(snapshot, request_id, traceparent);
         recorder.record(Err(&denial), None, || None);
         refuse(denial.into(), request_id)
+    }
+
+    /// Takes the request from the caller's share.
+    ///
+    /// # Errors
+    /// A [`Problem`] that says when to come back.
+    pub(crate) fn share(&self, snapshot: &Snapshot, principal: &Principal) -> Result<(), Problem> {
+        snapshot.shares.take(principal).map_err(|wait| {
+            self.metrics.rate_limited();
+            Problem::too_many(wait)
+        })
     }
 
     fn recorder<'a>(

@@ -20,14 +20,14 @@ use crate::{
     admin,
     config::{Address, Config, Environment, Mode},
     metrics::Metrics,
-    net::{Bound, RemotePeer},
+    net::{Bound, serve::serve},
     readiness::Readiness,
     rest::{Rest, RestSettings},
     snapshot::Current,
     telemetry::LogLevel,
 };
 
-pub use self::build::{BuildError, grant_keys, load_policies};
+pub use self::build::{BuildError, grant_keys, load_policies, webhooks};
 
 /// How long streams have to tell their end once the grace is over.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -43,6 +43,8 @@ pub struct App {
     reloader: Reloader,
     servers: JoinSet<anyhow::Result<()>>,
     stop: watch::Sender<bool>,
+    /// Ends streams that would go on for ever.
+    stop_streams: CancellationToken,
     cut_off: CancellationToken,
     grace: Duration,
 }
@@ -92,9 +94,9 @@ impl App {
             admin: admin.address().clone(),
         };
 
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopping) = watch::channel(false);
         let stopped = || {
-            let mut stopped = stopped.clone();
+            let mut stopped = stopping.clone();
             async move {
                 let _ = stopped.wait_for(|stop| *stop).await;
             }
@@ -114,10 +116,21 @@ impl App {
             local_listener: addresses.rest.is_local(),
             require_request_header: listeners.require_request_header,
         };
-        let router = Rest::new(current.clone(), Arc::clone(&metrics), settings).into_router();
-        let router = router.into_make_service_with_connect_info::<RemotePeer>();
-        let server = axum::serve(rest.accept(), router).with_graceful_shutdown(stopped());
-        servers.spawn(async { server.await.context("REST listener") });
+        let stopping_streams = CancellationToken::new();
+        let router = Rest::new(current.clone(), Arc::clone(&metrics), settings)
+            .stopping_on(stopping_streams.clone())
+            .into_router();
+        let server = serve(
+            rest.accept(),
+            router,
+            config.connections,
+            Arc::clone(&metrics),
+            stopping.clone(),
+        );
+        servers.spawn(async {
+            server.await;
+            Ok(())
+        });
 
         let router = admin::router(current.clone(), Arc::clone(&metrics), readiness.clone());
         let server = axum::serve(admin.accept(), router).with_graceful_shutdown(stopped());
@@ -135,7 +148,17 @@ impl App {
         let reloader =
             Reloader::new(watch, config, environment, built, current.clone(), metrics, log_level)
                 .with_certificates(certificates);
-        Ok(Self { addresses, readiness, current, reloader, servers, stop, cut_off, grace })
+        Ok(Self {
+            addresses,
+            readiness,
+            current,
+            reloader,
+            servers,
+            stop,
+            stop_streams: stopping_streams,
+            cut_off,
+            grace,
+        })
     }
 
     /// Where the listeners are.
@@ -157,6 +180,7 @@ impl App {
         };
         self.readiness.draining();
         let _ = self.stop.send(true);
+        self.stop_streams.cancel();
         if let Some(ended) = failed {
             self.current.load_full().audit.flush(LAST_WORDS).await;
             return flatten(ended);
@@ -193,9 +217,15 @@ async fn housekeeping(current: Current, stopped: impl Future<Output = ()>) -> an
     let tidy = async {
         loop {
             tokio::time::sleep(HOUSEKEEPING).await;
-            let resolver = current.load_full().resolver.clone();
+            let snapshot = current.load_full();
+            let (resolver, shares) = (snapshot.resolver.clone(), snapshot.shares.clone());
+            drop(snapshot);
             // It looks at every entry: not on a thread that serves requests.
-            let _ = tokio::task::spawn_blocking(move || resolver.tidy()).await;
+            let tidy = move || {
+                resolver.tidy();
+                shares.tidy();
+            };
+            let _ = tokio::task::spawn_blocking(tidy).await;
         }
     };
     tokio::select! {

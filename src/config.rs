@@ -15,8 +15,10 @@ mod listener;
 mod resolver;
 mod schema;
 mod value;
+mod webhook;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -30,11 +32,13 @@ pub use self::{
     identity::{GrantConfig, IdentityConfig},
     listener::{Address, ClientCa, ListenerConfig, Listeners, TlsConfig},
     schema::json_schema,
+    webhook::WebhookConfig,
 };
 use crate::{
     audit::AuditSettings,
     identity::{PeerPatterns, TokenSettings},
     injection::Injection,
+    net::serve::ConnectionLimits,
     operation::SecretRoutes,
     resolver::ResolverSettings,
     secret::{BackendName, Catalog},
@@ -76,6 +80,8 @@ pub struct Config {
     pub resolver: ResolverSettings,
     /// Bounds on work and memory.
     pub limits: Limits,
+    /// Bounds on connections to the REST listener.
+    pub connections: ConnectionLimits,
     /// Policy files and directories.
     pub policies: Vec<PathBuf>,
     /// Policies that are built in, as YAML; the development sample.
@@ -86,6 +92,8 @@ pub struct Config {
     pub ext_proc: ExtProcConfig,
     /// Secrets put into requests without a reference.
     pub injections: Arc<[Injection]>,
+    /// Who may tell that secrets have changed, by name.
+    pub webhooks: BTreeMap<String, WebhookConfig>,
     /// What is logged, and how.
     pub log: LogConfig,
     /// Where decisions are written, if they are.

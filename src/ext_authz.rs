@@ -5,12 +5,10 @@
 //! input is never answered with an RPC error, because Envoy treats those by its
 //! failure mode.
 
-mod asked;
 mod attributes;
 mod response;
 
 use std::{
-    borrow::Cow,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -19,20 +17,15 @@ use envoy_types::pb::envoy::service::auth::v3::{
     CheckRequest, CheckResponse,
     authorization_server::{Authorization, AuthorizationServer},
 };
-use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
-use self::{
-    asked::Asked,
-    attributes::{AUTHORIZATION, Check, Fallback, Http, Subject},
-};
+use self::attributes::{AUTHORIZATION, Check, Fallback};
 use crate::{
-    api::{self, Recorder, identity_reason},
-    identity::{GrantScope, Peer, Principal, ServiceAccount},
+    api::{self, Recorder, check::decide},
+    identity::Peer,
     metrics::{Edge, Metrics},
-    operation::{SecretOperation, check_target, split_query},
-    policy::{Decision, Denial, HttpRequest, Reason, canonical_host},
+    policy::{Denial, Reason},
     snapshot::{Current, IdentityUnavailable, Snapshot},
 };
 
@@ -48,17 +41,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct ExtAuthz {
     current: Current,
     metrics: Arc<Metrics>,
-}
-
-/// What was decided, and for whom.
-struct Outcome<'a> {
-    principal: Option<Principal>,
-    decision: Result<Decision, Denial>,
-    asked: Asked<'a>,
-    /// The request that a grant may be bound to; none for TCP.
-    scope: Option<GrantScope<'a>>,
-    /// Whether the route leads to our own REST, which then gets the grant.
-    forward_grant: bool,
 }
 
 // === impl ExtAuthz ===
@@ -113,7 +95,8 @@ impl ExtAuthz {
         check: Check<'_>,
         to_remove: Vec<String>,
     ) -> CheckResponse {
-        let outcome = decide(snapshot, check);
+        let Check { evidence, subject, destination, forward_grant, .. } = check;
+        let outcome = decide(snapshot, evidence, &subject, destination);
         let principal = outcome.principal.as_ref();
         let recorder = Recorder {
             metrics: &self.metrics,
@@ -132,7 +115,8 @@ impl ExtAuthz {
                     sealed.inspect_err(|error| tracing::error!(%error, "seal grant failed")).ok()
                 });
                 let hash = policies.hash_of(&decision);
-                let forward_grant = outcome.forward_grant;
+                // The route leads to our own REST, which then gets the grant.
+                let forward_grant = forward_grant && outcome.asked.secrets.is_some();
                 response::ok(&principal, &decision, hash, grant, forward_grant, to_remove)
             }
             (Err(denial), principal) => {
@@ -180,104 +164,6 @@ fn patience(metadata: &MetadataMap) -> Duration {
         })
     });
     asked.map_or(PATIENCE, |asked| (asked / 10 * 9).min(PATIENCE))
-}
-
-fn decide<'a>(snapshot: &Snapshot, check: Check<'a>) -> Outcome<'a> {
-    let Check { evidence, subject, destination, forward_grant, .. } = check;
-    let scope = match &subject {
-        Subject::Http(http) => Some(GrantScope {
-            method: http.method,
-            host: http.host,
-            path: split_query(http.path).0,
-        }),
-        Subject::Connection(_) => None,
-    };
-    let http = match &subject {
-        Subject::Http(http) => Some(*http),
-        Subject::Connection(_) => None,
-    };
-    let mut outcome = Outcome {
-        asked: Asked { http, destination, secrets: None },
-        principal: None,
-        decision: refuse(Reason::NoIdentity),
-        scope,
-        forward_grant: false,
-    };
-    let principal = match snapshot.principal(evidence) {
-        Ok(principal) => principal,
-        Err(error) => {
-            outcome.decision = refuse(identity_reason(error));
-            return outcome;
-        }
-    };
-    let destination = outcome.asked.destination.as_ref();
-    outcome.decision = match &subject {
-        Subject::Connection(connection) => {
-            snapshot.policies.authorize_connection(&principal, connection)
-        }
-        Subject::Http(http) => {
-            let (path, query) = split_query(http.path);
-            let below = canonical_host(http.host)
-                .ok()
-                .and_then(|host| snapshot.secret_routes.below(&host, path));
-            match below {
-                Some(below) if check_target(path).is_ok() => {
-                    outcome.forward_grant = forward_grant;
-                    let parsed =
-                        SecretOperation::parse(http.method, below, query, &snapshot.catalog);
-                    match parsed {
-                        Ok(operation) => {
-                            let decided = secret_decision(
-                                snapshot,
-                                &principal,
-                                destination,
-                                http,
-                                &operation,
-                            );
-                            outcome.asked.secrets = Some(operation);
-                            decided
-                        }
-                        Err(_) => refuse(Reason::Malformed),
-                    }
-                }
-                Some(_) => refuse(Reason::Malformed),
-                None => {
-                    match HttpRequest::new(http.method, http.host, http.path, destination.cloned())
-                    {
-                        Ok(request) => snapshot.policies.authorize_http(&principal, &request),
-                        Err(_) => refuse(Reason::Malformed),
-                    }
-                }
-            }
-        }
-    };
-    outcome.principal = Some(principal);
-    outcome
-}
-
-fn refuse(reason: Reason) -> Result<Decision, Denial> {
-    Err(Denial::new(reason))
-}
-
-/// A path under a secret route, decoded as the secret's name is; what was accepted as a name
-/// is plain then.
-fn plain_path(path_and_query: &str) -> Cow<'_, str> {
-    percent_decode_str(split_query(path_and_query).0).decode_utf8_lossy()
-}
-
-/// Decides about a secret operation, with the Deny for http that covers it too.
-fn secret_decision(
-    snapshot: &Snapshot,
-    principal: &Principal,
-    destination: Option<&ServiceAccount>,
-    http: &Http<'_>,
-    operation: &SecretOperation,
-) -> Result<Decision, Denial> {
-    let path = plain_path(http.path);
-    match HttpRequest::new(http.method, http.host, &path, destination.cloned()) {
-        Ok(by) => snapshot.policies.decide(principal, &operation.question(Some(by))),
-        Err(_) => refuse(Reason::Malformed),
-    }
 }
 
 #[cfg(test)]

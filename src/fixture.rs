@@ -24,7 +24,7 @@ use crate::{
     policy::{Policies, PolicySet},
     resolver::Resolver,
     secret::{BackendName, SecretName, SecretRecord, SecretValue, SecretVersion},
-    snapshot::Snapshot,
+    snapshot::{Shares, Snapshot},
 };
 
 /// What no log, metric or error body may ever hold.
@@ -120,6 +120,8 @@ pub(crate) fn over(
         secret_routes: config.secret_routes.clone(),
         injections: Arc::clone(&config.injections),
         limits: config.limits,
+        shares: Shares::succeeding(&config.limits, None),
+        webhooks: Arc::default(),
         audit: AuditLog::off(),
     }
 }

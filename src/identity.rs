@@ -26,7 +26,7 @@ pub use supposed::Supposed;
 #[cfg(test)]
 pub(crate) use token::mint;
 pub use token::{
-    Bearer, Binding, KeyLocation, Pod, ReviewSettings, Reviewed, Reviewer, Revocations, TokenError,
-    TokenProof, TokenRefusal, TokenSettings, TokenSetupError, TokenVerification, TokenVerifier,
-    WatchGuard,
+    Bearer, Binding, KeyLocation, OidcSettings, OidcVerifier, Pod, ReviewSettings, Reviewed,
+    Reviewer, Revocations, TokenError, TokenProof, TokenRefusal, TokenSettings, TokenSetupError,
+    TokenVerification, TokenVerifier, WatchGuard,
 };

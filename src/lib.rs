@@ -10,6 +10,7 @@ pub mod policy;
 pub mod resolver;
 pub mod secret;
 pub mod snapshot;
+pub mod webhook;
 
 // backends
 pub mod backends;
@@ -35,5 +36,6 @@ mod flight;
 mod json_schema;
 pub mod metrics;
 pub mod net;
+mod rate;
 pub mod readiness;
 pub mod telemetry;

@@ -57,6 +57,13 @@ pub struct Metrics {
     reloads: Family<ResultLabels, Counter>,
     certificate_expiry: Family<ListenerLabels, Gauge>,
     peers_refused: Counter,
+    connections: Gauge,
+    connections_closed: Family<ReasonLabels, Counter>,
+    rate_limited: Counter,
+    watchers: Gauge,
+    watch_events: Counter,
+    watches_ended: Family<ReasonLabels, Counter>,
+    webhook_notices: Family<WebhookLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -107,6 +114,17 @@ struct ListenerLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HashLabels {
     hash: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WebhookLabels {
+    webhook: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -230,6 +248,13 @@ impl Default for Metrics {
             reloads: Family::default(),
             certificate_expiry: Family::default(),
             peers_refused: Counter::default(),
+            connections: Gauge::default(),
+            connections_closed: Family::default(),
+            rate_limited: Counter::default(),
+            watchers: Gauge::default(),
+            watch_events: Counter::default(),
+            watches_ended: Family::default(),
+            webhook_notices: Family::default(),
         };
         registry.register("vaultmux_requests", "REST requests answered", metrics.requests.clone());
         registry.register(
@@ -392,6 +417,41 @@ impl Default for Metrics {
             "vaultmux_peers_refused",
             "Calls to ext_authz and ext_proc by peers that are not trusted",
             metrics.peers_refused.clone(),
+        );
+        registry.register(
+            "vaultmux_rest_connections",
+            "Open connections to the REST listener",
+            metrics.connections.clone(),
+        );
+        registry.register(
+            "vaultmux_rest_connections_closed",
+            "Connections to the REST listener that were refused or closed, by why",
+            metrics.connections_closed.clone(),
+        );
+        registry.register(
+            "vaultmux_rate_limited",
+            "Requests of callers that asked for more than their share",
+            metrics.rate_limited.clone(),
+        );
+        registry.register(
+            "vaultmux_watchers",
+            "Clients that watch secrets for other versions",
+            metrics.watchers.clone(),
+        );
+        registry.register(
+            "vaultmux_watch_events",
+            "Versions that watchers were told",
+            metrics.watch_events.clone(),
+        );
+        registry.register(
+            "vaultmux_watches_ended",
+            "Watches that the service ended, by why",
+            metrics.watches_ended.clone(),
+        );
+        registry.register(
+            "vaultmux_webhook_notices",
+            "Secrets that notices of stores were about, and notices that were refused",
+            metrics.webhook_notices.clone(),
         );
         metrics.registry = registry;
         metrics
@@ -574,6 +634,42 @@ impl Metrics {
     /// A call by a peer that is not trusted.
     pub fn peer_refused(&self) {
         self.peers_refused.inc();
+    }
+
+    /// How many connections the REST listener has.
+    pub fn connections(&self, open: usize) {
+        self.connections.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    /// A connection to the REST listener that was refused or closed.
+    pub fn connection_closed(&self, reason: &'static str) {
+        self.connections_closed.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// A request beyond its caller's share.
+    pub fn rate_limited(&self) {
+        self.rate_limited.inc();
+    }
+
+    /// How many clients watch.
+    pub fn watchers(&self, number: usize) {
+        self.watchers.set(i64::try_from(number).unwrap_or(i64::MAX));
+    }
+
+    /// A version that a watcher is told.
+    pub fn watch_event(&self) {
+        self.watch_events.inc();
+    }
+
+    /// A watch that its client did not end.
+    pub fn watch_ended(&self, reason: &'static str) {
+        self.watches_ended.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// Secrets in a notice, or a notice that was refused. `webhook` is a configured name.
+    pub fn webhook(&self, webhook: &str, result: &'static str, number: usize) {
+        let labels = WebhookLabels { webhook: webhook.to_owned(), result };
+        self.webhook_notices.get_or_create(&labels).inc_by(number as u64);
     }
 
     /// Everything, in the OpenMetrics text format.

@@ -9,10 +9,10 @@
 
 mod batch;
 mod cache;
+mod changes;
 mod fetch;
 mod field;
 mod list;
-mod refresh;
 mod settings;
 mod upstream;
 mod write;
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 pub use self::{
     cache::Freshness,
+    changes::{Lagged, Missed, News, Place, Watch},
     list::{NamePage, Page},
     settings::{CacheOverride, CacheSettings, Lifetimes, ResolverSettings, Standby},
     upstream::BackendStatus,
@@ -30,8 +31,8 @@ pub use self::{
 };
 use self::{
     cache::{Age, Cache, Epoch, Key, Lookup},
+    changes::Changes,
     list::Listings,
-    refresh::RefreshLimit,
     upstream::Upstream,
 };
 pub use crate::backends::{BackendError, VersionEntry};
@@ -41,6 +42,7 @@ use crate::{
     identity::Principal,
     metrics::{BackendGauges, CacheLookup, Metrics},
     policy::{Permit, Verb},
+    rate::RateLimit,
     secret::{BackendName, SecretName, SecretRecord},
 };
 
@@ -54,9 +56,10 @@ struct Shared {
     upstreams: HashMap<BackendName, Arc<Upstream>>,
     failover: HashMap<BackendName, Vec<Standby>>,
     cache: Arc<Cache>,
+    changes: Arc<Changes>,
     flights: Flights<(Key, Epoch), Result<Lookup, BackendError>>,
     listings: Listings,
-    refreshes: Arc<RefreshLimit>,
+    refreshes: Arc<RateLimit>,
     backend_timeout: Duration,
     metrics: Arc<Metrics>,
 }
@@ -159,9 +162,10 @@ impl Resolver {
             upstreams: stores.into_iter().map(upstream).collect(),
             failover: settings.failover,
             cache: Arc::new(Cache::new(settings.cache, Arc::default())),
+            changes: Changes::new(),
             flights: Flights::new(),
             listings: Listings::new(),
-            refreshes: Arc::new(RefreshLimit::new(settings.refreshes_per_minute)),
+            refreshes: Arc::new(RateLimit::per_minute(settings.refreshes_per_minute)),
             backend_timeout: settings.backend_timeout,
             metrics,
         };
@@ -198,9 +202,10 @@ impl Resolver {
             true => Arc::clone(&before.cache),
             false => Arc::new(Cache::new(settings.cache, Arc::clone(&before.cache.epochs))),
         };
-        let refreshes = match before.refreshes.per_minute == settings.refreshes_per_minute {
+        let refreshes = RateLimit::per_minute(settings.refreshes_per_minute);
+        let refreshes = match before.refreshes.is_like(&refreshes) {
             true => Arc::clone(&before.refreshes),
-            false => Arc::new(RefreshLimit::new(settings.refreshes_per_minute)),
+            false => Arc::new(refreshes),
         };
         let shared = Shared {
             upstreams: stores.into_iter().filter_map(upstream).collect(),
@@ -211,6 +216,7 @@ impl Resolver {
                 false => Flights::new(),
             },
             cache,
+            changes: Arc::clone(&before.changes),
             listings: before.listings.clone(),
             refreshes,
             backend_timeout: settings.backend_timeout,
@@ -326,11 +332,48 @@ impl Resolver {
         }
     }
 
-    /// Makes all that is cached of a name unreachable, also to fetches under way:
-    /// for whoever hears that the store has something newer. `namespace` is that of
-    /// the callers, for stores that tell them apart by it.
+    /// Makes all that is cached of a name unreachable, also to fetches under way, and tells
+    /// its watchers: for whoever hears that the store has something newer. In stores that
+    /// tell callers apart by namespace it is the secret of `namespace`.
     pub fn invalidate(&self, backend: &BackendName, namespace: Option<&str>, name: &SecretName) {
-        self.shared.cache.invalidate(backend, namespace, name);
+        let upstream = self.shared.upstreams.get(backend);
+        let namespace = namespace
+            .filter(|_| upstream.is_some_and(|upstream| upstream.store.is_per_namespace()));
+        self.shared.outdated(backend, namespace, name);
+    }
+
+    /// Follows the secrets that `get` permits are for. `last` is the id of the last change
+    /// that the watcher heard of.
+    ///
+    /// # Errors
+    /// [`ResolveError::Internal`] for another permit, or a store that is gone.
+    pub fn watch(
+        &self,
+        permits: &[Permit],
+        last: Option<&str>,
+    ) -> Result<(Watch, Missed), ResolveError> {
+        let places = permits.iter().map(|permit| self.place(permit)).collect::<Result<_, _>>()?;
+        Ok(self.shared.changes.watch(places, last))
+    }
+
+    /// Where the secret is that a `get` permit is for.
+    ///
+    /// # Errors
+    /// As [`Resolver::watch`].
+    pub fn place(&self, permit: &Permit) -> Result<Place, ResolveError> {
+        if permit.verb() != Verb::Get {
+            return Err(ResolveError::Internal);
+        }
+        let (_, namespace) = self.shared.place_of(permit)?;
+        let secret = permit.secret();
+        let (backend, name) = (secret.backend.clone(), secret.name.clone());
+        Ok(Place { backend, namespace: namespace.map(Into::into), name })
+    }
+
+    /// How long a value serves before its store is asked again.
+    #[must_use]
+    pub fn ttl(&self, backend: &BackendName, name: &SecretName) -> Duration {
+        self.shared.cache.settings.lifetimes(backend, name).ttl
     }
 
     /// Whether it has a store of that name.
@@ -352,6 +395,7 @@ impl Resolver {
     /// memory. Call it from time to time.
     pub fn tidy(&self) {
         self.shared.cache.tidy();
+        self.shared.changes.tidy();
         self.shared.listings.tidy();
         self.shared.refreshes.tidy();
     }
@@ -400,6 +444,16 @@ impl From<Instant> for Call {
 impl Shared {
     fn upstream(&self, name: &BackendName) -> Result<&Arc<Upstream>, ResolveError> {
         self.upstreams.get(name).ok_or(ResolveError::Internal)
+    }
+
+    /// Makes what is cached of a name unreachable, and has its watchers look.
+    fn outdated(&self, backend: &BackendName, namespace: Option<&str>, name: &SecretName) {
+        self.cache.invalidate(backend, namespace, name);
+        self.changes.outdated(|| Place {
+            backend: backend.clone(),
+            namespace: namespace.map(Into::into),
+            name: name.clone(),
+        });
     }
 
     /// When an operation that starts now has taken too long.

@@ -1,32 +1,47 @@
 //! The REST listener: connections, limits, who is calling. What the API answers
 //! is [`crate::api`]'s.
 
+mod authz;
 mod caller;
 mod route;
+mod watch;
+mod webhooks;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, HttpBody},
     extract::{ConnectInfo, Request, State},
     response::Response,
 };
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header, request::Parts, uri::PathAndQuery};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
-use self::{caller::CallerError, route::Route};
+use self::{
+    authz::AUTHZ,
+    caller::{CallerError, authority},
+    route::Route,
+    watch::Watchers,
+    webhooks::WEBHOOKS_PATH,
+};
 use crate::{
-    api::{self, Api, ApiRequest, AuthorizeRequest, Problem, ProblemCode, REQUEST_ID},
+    api::{
+        self, Api, ApiRequest, AuthorizeRequest, Problem, ProblemCode, REQUEST_ID,
+        watch::WATCH_PATH,
+    },
+    identity::{IdentityError, Peer, Principal},
     metrics::{Edge, Metrics},
     net::RemotePeer,
     operation::SecretPath,
     policy::DecisionId,
     secret::BackendName,
-    snapshot::{Current, IdentityUnavailable},
+    snapshot::{Current, IdentityUnavailable, Snapshot},
+    telemetry::Seldom,
 };
 
 /// What a caller is given beyond a store's own time, so that it hears how the call
@@ -42,6 +57,10 @@ pub struct Rest {
     api: Api,
     metrics: Arc<Metrics>,
     settings: RestSettings,
+    watchers: Watchers,
+    stopping: CancellationToken,
+    /// Checks that were refused to strangers.
+    refusals: Arc<Seldom>,
 }
 
 /// What the listener needs besides the snapshot.
@@ -61,7 +80,16 @@ impl Rest {
     #[must_use]
     pub fn new(current: Current, metrics: Arc<Metrics>, settings: RestSettings) -> Self {
         let api = Api::new(Arc::clone(&metrics), Edge::Rest);
-        Self { current, api, metrics, settings }
+        let (watchers, stopping) = (Watchers::default(), CancellationToken::new());
+        let refusals = Arc::default();
+        Self { current, api, metrics, settings, watchers, stopping, refusals }
+    }
+
+    /// Ends what would go on for ever when `stopping` says so.
+    #[must_use]
+    pub fn stopping_on(mut self, stopping: CancellationToken) -> Self {
+        self.stopping = stopping;
+        self
     }
 
     /// The routes.
@@ -72,9 +100,20 @@ impl Rest {
     async fn answer(&self, request: Request, request_id: &str) -> http::Response<Bytes> {
         let snapshot = self.current.load_full();
         let limit = snapshot.limits.backend_timeout;
-        let deadline = api::deadline(limit + LAST_WORD);
+        let deadline = self.deadline(&snapshot);
         let (head, body) = request.into_parts();
-        let Some(route) = Route::find(head.uri.path()) else { return api::not_found(request_id) };
+        let path = head.uri.path();
+        if path.strip_prefix(AUTHZ).is_some_and(|path| path.starts_with('/')) {
+            let target = head.uri.path_and_query().map_or(path, PathAndQuery::as_str);
+            let target = &target[AUTHZ.len()..];
+            return self.authz(&snapshot, &head, target, request_id).await;
+        }
+        if let Some(name) = path.strip_prefix(WEBHOOKS_PATH)
+            && !snapshot.webhooks.is_empty()
+        {
+            return self.notice(&snapshot, name, &head, body, request_id).await;
+        }
+        let Some(route) = Route::find(path) else { return api::not_found(request_id) };
         match (route, &head.method) {
             (_, &Method::OPTIONS) => return api::options(route.methods(), request_id),
             (Route::Health, &Method::GET | &Method::HEAD) => return self.health(request_id),
@@ -83,23 +122,11 @@ impl Rest {
             }
             (Route::Authorize | Route::Secrets(_), _) => {}
         }
-        let local = snapshot.local.as_ref().filter(|_| {
-            self.settings.local_listener
-                && (!self.settings.require_request_header
-                    || head.headers.contains_key(caller::REQUEST))
-        });
         let traceparent = api::traceparent(&head.headers);
         // Strangers are told so before they may send a body.
-        let peer = head.extensions.get::<ConnectInfo<RemotePeer>>().map(|peer| &*peer.0.0);
-        let caller = match caller::evidence(&head, peer, &snapshot, local, deadline).await {
-            Ok(evidence) => snapshot.principal(evidence),
-            Err(CallerError::Denied(denial)) => {
-                return self.api.deny(&snapshot, denial, request_id, traceparent);
-            }
-            Err(CallerError::Unavailable(IdentityUnavailable)) => {
-                let problem = Problem::new(ProblemCode::IdentityUnavailable);
-                return api::refuse(problem, request_id);
-            }
+        let caller = match self.caller(&head, &snapshot, deadline).await {
+            Ok(caller) => caller,
+            Err(error) => return self.refuse_caller(&snapshot, error, &head, request_id),
         };
         let body = match &caller {
             Err(_) => Bytes::new(),
@@ -134,6 +161,58 @@ impl Rest {
         }
     }
 
+    /// How long an answer may take.
+    fn deadline(&self, snapshot: &Snapshot) -> Instant {
+        api::deadline(snapshot.limits.backend_timeout + LAST_WORD)
+    }
+
+    /// Who calls, as far as that was shown.
+    async fn caller(
+        &self,
+        head: &Parts,
+        snapshot: &Snapshot,
+        deadline: Instant,
+    ) -> Result<Result<Principal, IdentityError>, CallerError> {
+        let local = snapshot.local.as_ref().filter(|_| {
+            self.settings.local_listener
+                && (!self.settings.require_request_header
+                    || head.headers.contains_key(caller::REQUEST))
+        });
+        let evidence = caller::evidence(head, peer(head), snapshot, local, deadline).await?;
+        Ok(snapshot.principal(evidence))
+    }
+
+    fn refuse_caller(
+        &self,
+        snapshot: &Snapshot,
+        error: CallerError,
+        head: &Parts,
+        request_id: &str,
+    ) -> http::Response<Bytes> {
+        match error {
+            CallerError::Denied(denial) => {
+                self.api.deny(snapshot, denial, request_id, api::traceparent(&head.headers))
+            }
+            CallerError::Unavailable(IdentityUnavailable) => {
+                api::refuse(Problem::new(ProblemCode::IdentityUnavailable), request_id)
+            }
+        }
+    }
+
+    /// Counts an answer and writes its log line: never its path, which holds the secret's
+    /// name.
+    fn log(&self, method: &Method, status: StatusCode, started: Instant, request_id: &str) {
+        let took = started.elapsed();
+        self.metrics.request(method, status, took);
+        tracing::info!(
+            method = %method,
+            status = status.as_u16(),
+            duration_ms = took.as_secs_f64() * 1000.0,
+            request_id,
+            "request"
+        );
+    }
+
     fn health(&self, request_id: &str) -> http::Response<Bytes> {
         let body = serde_json::json!({
             "backend": self.current.load().catalog.default_backend().map(BackendName::as_str),
@@ -147,8 +226,17 @@ impl Rest {
     }
 }
 
+/// Who is at the other end of the connection.
+fn peer(head: &Parts) -> Option<&Peer> {
+    head.extensions.get::<ConnectInfo<RemotePeer>>().map(|peer| &*peer.0.0)
+}
+
 /// The whole body, unless it is too long or too slow.
 async fn read(body: Body, limit: usize, deadline: Instant) -> Result<Bytes, ProblemCode> {
+    // Announced: nothing of it need be read, and a client that waits with it sends nothing.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(ProblemCode::BodyTooLarge);
+    }
     match timeout_at(deadline, Limited::new(body, limit).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ProblemCode::BodyTooLarge),
@@ -157,24 +245,21 @@ async fn read(body: Body, limit: usize, deadline: Instant) -> Result<Bytes, Prob
     }
 }
 
-/// Answers one request, counts it and writes its log line: never its path, which
-/// holds the secret's name.
+/// Answers one request.
 async fn serve(State(rest): State<Rest>, request: Request) -> Response {
     let started = Instant::now();
     let sent = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
     let request_id =
         api::request_id(sent).map_or_else(|| DecisionId::next().to_string(), str::to_owned);
     let method = request.method().clone();
+    if request.uri().path() == WATCH_PATH {
+        let response = rest.watch(request.into_parts().0, &request_id).await;
+        rest.log(&method, response.status(), started, &request_id);
+        return response;
+    }
     let response = rest.answer(request, &request_id).await;
-    let (status, took) = (response.status(), started.elapsed());
-    rest.metrics.request(&method, status, took);
-    tracing::info!(
-        method = %method,
-        status = status.as_u16(),
-        duration_ms = took.as_secs_f64() * 1000.0,
-        request_id,
-        "request"
-    );
+    let status = response.status();
+    rest.log(&method, status, started, &request_id);
     let mut response = response;
     if method == Method::HEAD && status != StatusCode::NOT_MODIFIED {
         // What GET would send (RFC 9110, section 9.3.2).

@@ -5,7 +5,7 @@
 
 mod load;
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::time::Instant;
@@ -19,8 +19,10 @@ use crate::{
     injection::Injection,
     operation::SecretRoutes,
     policy::PolicySet,
+    rate::RateLimit,
     resolver::Resolver,
     secret::Catalog,
+    webhook::Webhooks,
 };
 
 pub use self::load::{Load, Refusal};
@@ -55,9 +57,17 @@ pub struct Snapshot {
     pub injections: Arc<[Injection]>,
     /// Bounds on work and memory.
     pub limits: Limits,
+    /// How many requests each caller has left.
+    pub shares: Shares,
+    /// Who may tell that secrets have changed.
+    pub webhooks: Arc<Webhooks>,
     /// Where decisions are written.
     pub audit: AuditLog,
 }
+
+/// How many requests each caller has left.
+#[derive(Clone, Default)]
+pub struct Shares(Option<Arc<RateLimit>>);
 
 /// Whoever could confirm an identity cannot be asked now. An outage of ours: neither an
 /// allow nor a deny.
@@ -72,6 +82,14 @@ pub struct Limits {
     pub request_body: usize,
     /// Longest call to a store.
     pub backend_timeout: Duration,
+    /// Requests to the secrets API that a caller may make in a second; any number without.
+    pub per_principal_rps: Option<NonZeroU32>,
+    /// Clients that watch secrets, in all.
+    pub watches: usize,
+    /// Those of one caller.
+    pub watches_per_principal: usize,
+    /// How often a watcher hears at least something.
+    pub watch_heartbeat: Duration,
 }
 
 /// The snapshot in force; cheap to share and to read.
@@ -80,7 +98,14 @@ pub struct Current(Arc<ArcSwap<Snapshot>>);
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { request_body: 1 << 20, backend_timeout: Duration::from_secs(5) }
+        Self {
+            request_body: 1 << 20,
+            backend_timeout: Duration::from_secs(5),
+            per_principal_rps: None,
+            watches: 1000,
+            watches_per_principal: 100,
+            watch_heartbeat: Duration::from_secs(15),
+        }
     }
 }
 
@@ -131,6 +156,37 @@ impl Snapshot {
             Err(TokenError::Unavailable) => return Err(IdentityUnavailable),
         }
         Ok(true)
+    }
+}
+
+// === impl Shares ===
+
+impl Shares {
+    /// What `limits` say, with what is left of the shares before if they said the same.
+    #[must_use]
+    pub fn succeeding(limits: &Limits, before: Option<&Self>) -> Self {
+        let Some(rps) = limits.per_principal_rps else { return Self(None) };
+        let new = RateLimit::per_second(rps);
+        let kept = before.and_then(|before| before.0.as_ref()).filter(|old| old.is_like(&new));
+        Self(Some(kept.map_or_else(|| Arc::new(new), Arc::clone)))
+    }
+
+    /// Takes one request from the caller's share.
+    ///
+    /// # Errors
+    /// How long to wait for the next.
+    pub fn take(&self, principal: &Principal) -> Result<(), Duration> {
+        match &self.0 {
+            None => Ok(()),
+            Some(limit) => limit.take(&principal.id().to_string()),
+        }
+    }
+
+    /// Forgets callers whose share is whole again.
+    pub fn tidy(&self) {
+        if let Some(limit) = &self.0 {
+            limit.tidy();
+        }
     }
 }
 

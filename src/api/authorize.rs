@@ -122,10 +122,10 @@ impl Api {
                 return self.deny(snapshot, denial, request_id, traceparent);
             }
         };
-        let answer = match *method {
+        let answer = self.share(snapshot, caller).and_then(|()| match *method {
             Method::POST => answer(snapshot, caller, body),
             _ => Err(Problem::not_allowed(AUTHORIZE_METHODS)),
-        };
+        });
         let mut response = answer.unwrap_or_else(|problem| problem.into_response(request_id));
         finish(response.headers_mut(), request_id);
         response

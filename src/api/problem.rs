@@ -205,6 +205,12 @@ impl Problem {
         waits.then(|| wait.as_secs_f64().ceil().max(1.0) as u64)
     }
 
+    /// The caller asks for more than its share, and may come back after `wait`.
+    #[must_use]
+    pub fn too_many(wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..Self::new(ProblemCode::TooManyRequests) }
+    }
+
     pub(super) fn into_response(self, request_id: &str) -> Response<Bytes> {
         let status = self.code.status();
         let body = Body {

@@ -9,13 +9,14 @@ use std::{
 use crate::{
     audit::{AuditLog, InvalidSink},
     backends::{self, Store},
-    config::{BackendSettings, Config, IdentityConfig, Mode},
+    config::{BackendSettings, Config, IdentityConfig, Mode, WebhookConfig},
     identity::{GrantError, GrantKeys, TokenSetupError, TokenVerifier},
     metrics::{Metrics, PolicyGauges},
     policy::{LoadFailure, Loader, Policies, PolicySet},
     resolver::{Opened, Resolver},
     secret::BackendName,
-    snapshot::{Load, Snapshot},
+    snapshot::{Load, Shares, Snapshot},
+    webhook::Webhooks,
 };
 
 /// A snapshot, and what the next reload begins with.
@@ -50,6 +51,16 @@ pub enum BuildError {
         /// Why not.
         message: String,
     },
+    /// A webhook whose key file cannot be used.
+    #[error("webhooks.{name}: {path}: {message}")]
+    Webhook {
+        /// Which webhook.
+        name: String,
+        /// Which file.
+        path: String,
+        /// Why not.
+        message: String,
+    },
     /// No random key for grants.
     #[error(transparent)]
     Grant(#[from] GrantError),
@@ -71,10 +82,14 @@ pub(super) async fn first(config: &Config, metrics: Arc<Metrics>) -> Result<Buil
     let audit = AuditLog::start(config.audit.as_ref(), &metrics)?;
     log_generation(&set, took);
     metrics.reloaded(gauges(&set, 0), took);
-    let snapshot = snapshot(config, set, Load::now(), resolver, tokens, grants, audit);
+    let shares = Shares::succeeding(&config.limits, None);
+    let webhooks = webhooks(config, None)?;
+    let snapshot =
+        snapshot(config, set, Load::now(), resolver, tokens, grants, shares, webhooks, audit);
     Ok(Built { snapshot, loader })
 }
 
+#[expect(clippy::too_many_arguments, reason = "each is built apart, and may be kept")]
 pub(super) fn snapshot(
     config: &Config,
     policies: Arc<PolicySet>,
@@ -82,6 +97,8 @@ pub(super) fn snapshot(
     resolver: Resolver,
     tokens: Option<Arc<TokenVerifier>>,
     grants: Arc<GrantKeys>,
+    shares: Shares,
+    webhooks: Arc<Webhooks>,
     audit: AuditLog,
 ) -> Snapshot {
     Snapshot {
@@ -98,6 +115,8 @@ pub(super) fn snapshot(
         secret_routes: config.secret_routes.clone(),
         injections: Arc::clone(&config.injections),
         limits: config.limits,
+        shares,
+        webhooks,
         audit,
     }
 }
@@ -172,6 +191,23 @@ pub fn grant_keys(identity: &IdentityConfig) -> Result<GrantKeys, BuildError> {
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     let text = zeroize::Zeroizing::new(text);
     GrantKeys::parse(&text, ttl).map_err(|error| failed(error.to_string()))
+}
+
+/// Who may tell that secrets have changed, with their keys as the files hold them now.
+///
+/// # Errors
+/// [`BuildError::Webhook`] for a file that cannot be used.
+pub fn webhooks(config: &Config, before: Option<&Webhooks>) -> Result<Arc<Webhooks>, BuildError> {
+    let read = |(name, webhook): (&String, &WebhookConfig)| {
+        let settings = webhook.settings().map_err(|(path, message)| BuildError::Webhook {
+            name: name.clone(),
+            path: path.display().to_string(),
+            message,
+        })?;
+        Ok((name.clone(), settings))
+    };
+    let settings = config.webhooks.iter().map(read).collect::<Result<_, BuildError>>()?;
+    Ok(Arc::new(Webhooks::new(settings, before)?))
 }
 
 /// Opens the stores. Those whose settings did not change are taken over from `before`,

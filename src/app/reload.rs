@@ -24,7 +24,7 @@ use crate::{
     metrics::Metrics,
     net::Certificates,
     policy::{LoadFailure, Loader, Policies, PolicySet},
-    snapshot::{Current, Load, Snapshot},
+    snapshot::{Current, Load, Shares, Snapshot},
     telemetry::LogLevel,
 };
 
@@ -185,8 +185,20 @@ impl Reloader {
             true => Load { refusal: None, ..before.load.clone() },
             false => Load::now(),
         };
-        let snapshot =
-            build::snapshot(&config, Arc::clone(&set), load, resolver, tokens, grants, audit);
+        let shares = Shares::succeeding(&config.limits, Some(&before.shares));
+        let webhooks = build::webhooks(&config, Some(&before.webhooks))?;
+        let set_in_force = Arc::clone(&set);
+        let snapshot = build::snapshot(
+            &config,
+            set_in_force,
+            load,
+            resolver,
+            tokens,
+            grants,
+            shares,
+            webhooks,
+            audit,
+        );
         self.swap(&before, snapshot);
         let took = started.elapsed();
         self.metrics.reloaded(build::gauges(&set, 0), took);
@@ -258,6 +270,9 @@ impl Reloader {
         let mut changed = Vec::new();
         if config.listeners != self.config.listeners {
             changed.push("listeners");
+        }
+        if config.connections != self.config.connections {
+            changed.push("limits of connections");
         }
         if config.ext_proc != self.config.ext_proc {
             changed.push("ext_proc.message_budget or mode_override");

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Answer, Output, print};
 use crate::{
-    app::{grant_keys, load_policies},
+    app::{grant_keys, load_policies, webhooks},
     config::{Config, Environment},
     identity::ProofKind,
     policy::{Finding, PolicySet, Surroundings, unread_files},
@@ -85,6 +85,9 @@ impl Check {
             }
         }
         if let Err(error) = grant_keys(&config.identity) {
+            errors.push(error.to_string());
+        }
+        if let Err(error) = webhooks(&config, None) {
             errors.push(error.to_string());
         }
         if let Some(audit) = &config.audit

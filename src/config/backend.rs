@@ -217,6 +217,26 @@ impl BackendSettings {
         }
     }
 
+    /// What all names begin with in the store, and not here.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        match self {
+            Self::Memory { .. } | Self::File { .. } => "",
+            #[cfg(feature = "aws")]
+            Self::Aws(settings) => &settings.prefix,
+            #[cfg(feature = "azure")]
+            Self::Azure(settings) => &settings.prefix,
+            #[cfg(feature = "gcp")]
+            Self::Gcp(settings) => &settings.prefix,
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(_) => "",
+            #[cfg(feature = "plugin")]
+            Self::Plugin(_) => "",
+            #[cfg(feature = "vault")]
+            Self::Vault(settings) => &settings.prefix,
+        }
+    }
+
     /// The word for its kind in the configuration.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -23,12 +23,12 @@ use super::{
     resolver::{self, CacheFile, FailoverFile, LimitsFile},
     schema::{self, BackendName as NameText, RouteHost, RoutePrefix, SomeText, by_mode},
     value::{Context, Period},
+    webhook::{self, WebhookFile},
 };
 use crate::{
     json_schema::shape::{ByName, List},
     operation::{SecretRoute, SecretRoutes},
     secret::{BackendName, Catalog, CatalogEntry, NameRoute},
-    snapshot::Limits,
 };
 
 /// A configuration is written by people; a megabyte of it is a mistake.
@@ -75,6 +75,10 @@ pub(super) struct File {
     secret_routes: Option<Vec<Spanned<SecretRouteFile>>>,
     /// How `ext_proc` behaves, and what it injects.
     ext_proc: ExtProcFile,
+    /// Senders that tell when a secret has changed, by the name in their path:
+    /// `/webhooks/<name>`. None by default.
+    #[schemars(with = "ByName<NameText, WebhookFile>")]
+    webhooks: BTreeMap<String, Spanned<WebhookFile>>,
     /// What is told about the service's work.
     telemetry: TelemetryFile,
     /// A stream of all decisions. None by default.
@@ -243,13 +247,11 @@ impl File {
         };
         let resolver =
             resolver::check(self.cache, &self.limits, self.failover, &backends, context)?;
-        let limits = Limits {
-            request_body: self.limits.request_body.map_or(Limits::default().request_body, |size| {
-                usize::try_from(size.0).unwrap_or(usize::MAX)
-            }),
-            backend_timeout: resolver.backend_timeout,
-        };
+        let limits = self.limits.bounds(resolver.backend_timeout, context)?;
+        let connections = self.limits.connections(context)?;
         let (ext_proc, injections) = self.ext_proc.check(&catalog, context)?;
+
+        let webhooks = webhook::check(self.webhooks, &backends, context)?;
 
         Ok(Config {
             path: None,
@@ -261,11 +263,13 @@ impl File {
             catalog: Arc::new(catalog),
             resolver,
             limits,
+            connections,
             policies: self.policies.iter().map(|path| context.resolve(path)).collect(),
             embedded_policies: None,
             secret_routes,
             ext_proc,
             injections: injections.into(),
+            webhooks,
             log: self.telemetry.log.check(context)?,
             audit: self.audit.map(|audit| audit.check(context)).transpose()?,
             shutdown_grace: self.shutdown.grace.map_or(Duration::from_secs(25), |grace| grace.0),

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     num::NonZeroU32,
+    time::Duration,
 };
 
 use schemars::JsonSchema;
@@ -16,8 +17,10 @@ use super::{
     value::{Context, Period, Size},
 };
 use crate::{
+    net::serve::ConnectionLimits,
     resolver::{CacheOverride, CacheSettings, Lifetimes, ResolverSettings, Standby},
     secret::BackendName,
+    snapshot::Limits,
 };
 
 type Backends = [(BackendName, BackendSettings)];
@@ -66,7 +69,7 @@ struct OverrideFile {
 #[schemars(rename = "Limits")]
 pub(super) struct LimitsFile {
     /// The largest body of a request to the secrets API; `1MiB` by default.
-    pub(super) request_body: Option<Size>,
+    request_body: Option<Size>,
     /// How long a store may take for one call; `5s` by default.
     #[schemars(with = "Option<LongerThanZero>")]
     backend_timeout: Option<Spanned<Period>>,
@@ -76,6 +79,29 @@ pub(super) struct LimitsFile {
     /// How often a minute a caller may read past the cache; 30 by default.
     #[schemars(with = "Option<Between<1, { u32::MAX as u64 }>>")]
     refreshes_per_minute: Option<Spanned<u32>>,
+    /// Requests to the secrets API that a caller may make in a second, with twice as many at
+    /// once; `0`, which is the default, for any number. `/health` does not count.
+    per_principal_rps: Option<u32>,
+    /// Connections to the REST listener, 1 to 1000000; 4096 by default. Beyond, the one that
+    /// has waited longest without a request is closed. Read at start only.
+    #[schemars(with = "Option<Between<1, 1_000_000>>")]
+    connections: Option<Spanned<usize>>,
+    /// How long the head of a request to the REST listener may take; `10s` by default. Read
+    /// at start only.
+    #[schemars(with = "Option<LongerThanZero>")]
+    header_timeout: Option<Spanned<Period>>,
+    /// How long a connection to the REST listener may be without a request; `5m` by default.
+    /// Read at start only.
+    #[schemars(with = "Option<LongerThanZero>")]
+    idle_timeout: Option<Spanned<Period>>,
+    /// Clients that may watch secrets at once; 1000 by default.
+    watches: Option<usize>,
+    /// Those of one caller; 100 by default.
+    watches_per_principal: Option<usize>,
+    /// How often a client that watches hears something at least, `1s` or longer; `15s` by
+    /// default. As often its rights are looked at.
+    #[schemars(with = "Option<LongerThanZero>")]
+    watch_heartbeat: Option<Spanned<Period>>,
 }
 
 /// Stores that stand in for another, in order.
@@ -129,6 +155,71 @@ pub(super) fn check(
         refreshes_per_minute,
         failover: failover.check(backends, context)?,
     })
+}
+
+// === impl LimitsFile ===
+
+impl LimitsFile {
+    /// Bounds on what callers may ask for.
+    pub(super) fn bounds(
+        &self,
+        backend_timeout: Duration,
+        context: &Context<'_>,
+    ) -> Result<Limits, ConfigError> {
+        let default = Limits::default();
+        let watch_heartbeat = match &self.watch_heartbeat {
+            None => default.watch_heartbeat,
+            Some(period) if period.value.0 < Duration::from_secs(1) => {
+                let (at, key) = (line(period), "limits.watch_heartbeat");
+                return Err(ConfigError::key(context.path, at, key, "must be 1s or longer"));
+            }
+            Some(period) => period.value.0,
+        };
+        Ok(Limits {
+            request_body: self
+                .request_body
+                .map_or(default.request_body, |size| usize::try_from(size.0).unwrap_or(usize::MAX)),
+            backend_timeout,
+            per_principal_rps: self.per_principal_rps.and_then(NonZeroU32::new),
+            watches: self.watches.unwrap_or(default.watches),
+            watches_per_principal: self
+                .watches_per_principal
+                .unwrap_or(default.watches_per_principal),
+            watch_heartbeat,
+        })
+    }
+
+    /// Bounds on connections to the REST listener.
+    pub(super) fn connections(
+        &self,
+        context: &Context<'_>,
+    ) -> Result<ConnectionLimits, ConfigError> {
+        let default = ConnectionLimits::default();
+        let refuse = |at, key: &str, message: String| {
+            ConfigError::key(context.path, at, format!("limits.{key}"), message)
+        };
+        let period = |period: &Option<Spanned<Period>>, key, default| match period {
+            None => Ok(default),
+            Some(period) if period.value.0.is_zero() => {
+                Err(refuse(line(period), key, "must be longer than 0".into()))
+            }
+            Some(period) => Ok(period.value.0),
+        };
+        let connections = match &self.connections {
+            None => default.connections,
+            Some(number) if !(1..=1_000_000).contains(&number.value) => {
+                let message = format!("{} is not between 1 and 1000000", number.value);
+                return Err(refuse(line(number), "connections", message));
+            }
+            Some(number) => number.value,
+        };
+        Ok(ConnectionLimits {
+            connections,
+            header_timeout: period(&self.header_timeout, "header_timeout", default.header_timeout)?,
+            idle_timeout: period(&self.idle_timeout, "idle_timeout", default.idle_timeout)?,
+            ..default
+        })
+    }
 }
 
 // === impl CacheFile ===

@@ -86,6 +86,15 @@ fn without_variable(choice: Value) -> Value {
 /// Of mappings that are told apart by `type`: the keys of each kind hang on its `type`, so that
 /// what is wrong is told about that kind, not about all.
 pub(super) fn by_type(schema: &mut Schema) {
+    by_type_of("Which store it is.", schema);
+}
+
+/// The same of senders.
+pub(super) fn by_sender(schema: &mut Schema) {
+    by_type_of("Who sends.", schema);
+}
+
+fn by_type_of(what: &str, schema: &mut Schema) {
     let Some(Value::Array(kinds)) = schema.remove("oneOf") else { return };
     let (mut types, mut rules) = (Vec::new(), Vec::new());
     for mut kind in kinds {
@@ -97,7 +106,7 @@ pub(super) fn by_type(schema: &mut Schema) {
     }
     schema.insert("type".to_owned(), "object".into());
     schema.insert("required".to_owned(), json!(["type"]));
-    let types = json!({"type": {"description": "Which store it is.", "oneOf": types}});
+    let types = json!({"type": {"description": what, "oneOf": types}});
     schema.insert("properties".to_owned(), types);
     schema.insert("allOf".to_owned(), rules.into());
 }

@@ -170,6 +170,77 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             &with("limits: {refreshes_per_minute: 0}\n"),
             "dir/vaultmux.yaml:3: limits.refreshes_per_minute: must be at least 1",
         ),
+        (&with("limits: {connections: 0}\n"), "dir/vaultmux.yaml:3: limits.connections: 0 is not"),
+        (
+            &with("limits: {header_timeout: 0}\n"),
+            "dir/vaultmux.yaml:3: limits.header_timeout: must be longer than 0",
+        ),
+        (
+            &with("limits: {idle_timeout: 0}\n"),
+            "dir/vaultmux.yaml:3: limits.idle_timeout: must be longer than 0",
+        ),
+        (
+            &with("limits: {watch_heartbeat: 500ms}\n"),
+            "dir/vaultmux.yaml:3: limits.watch_heartbeat: must be 1s or longer",
+        ),
+        (
+            &with("webhooks:\n  a: {type: event_grid, backends: [local], key: canary-short}\n"),
+            "dir/vaultmux.yaml:4: webhooks.a: key must have 16 characters or more",
+        ),
+        (
+            &with("webhooks:\n  a: {type: event_grid, backends: [local]}\n"),
+            "dir/vaultmux.yaml:4: webhooks.a: a key or key_file is needed",
+        ),
+        (
+            &with(
+                "webhooks:\n  a: {type: event_grid, backends: [local], key: canary-0123456789, key_file: a}\n",
+            ),
+            "dir/vaultmux.yaml:4: webhooks.a: key and key_file exclude each other",
+        ),
+        (
+            &with(
+                "webhooks:\n  a: {type: event_bridge, backends: [local], key_file: a, header: x, user: bridge}\n",
+            ),
+            "dir/vaultmux.yaml:4: webhooks.a: header and user exclude each other",
+        ),
+        (
+            &with(
+                "webhooks:\n  a: {type: event_bridge, backends: [local], key_file: a, header: 'x y'}\n",
+            ),
+            "dir/vaultmux.yaml:4: webhooks.a: header \"x y\" is no name of a header",
+        ),
+        (
+            &with("webhooks:\n  a: {type: event_grid, backends: [], key_file: a}\n"),
+            "dir/vaultmux.yaml:4: webhooks.a: backends must name at least one",
+        ),
+        (
+            &with("webhooks:\n  a: {type: event_grid, backends: [other], key_file: a}\n"),
+            "dir/vaultmux.yaml:4: webhooks.a: \"other\" is not one of the backends",
+        ),
+        (
+            &with("webhooks:\n  A_b: {type: event_grid, backends: [local], key_file: a}\n"),
+            "dir/vaultmux.yaml:4: webhooks.A_b: a webhook's name is",
+        ),
+        (
+            &with("webhooks:\n  a: {type: pub_sub, backends: [local], audience: '', email: b}\n"),
+            "dir/vaultmux.yaml:4: webhooks.a: audience and email must not be empty",
+        ),
+        (
+            &with(
+                "webhooks:\n  a: {type: pub_sub, backends: [local], audience: a, email: b, keys: cluster}\n",
+            ),
+            "dir/vaultmux.yaml:4: webhooks.a: keys: ",
+        ),
+        (
+            &with(
+                "webhooks:\n  a: {type: pub_sub, backends: [local], audience: a, email: b, keys: 'http://keys.test'}\n",
+            ),
+            "dir/vaultmux.yaml:4: webhooks.a: keys: ",
+        ),
+        (
+            &with("webhooks:\n  a: {type: pager, backends: [local]}\n"),
+            "dir/vaultmux.yaml:4: webhooks.a",
+        ),
         (
             &with("cache:\n  overrides:\n    - {match: db/, ttl: 5s}\n"),
             "dir/vaultmux.yaml:5: cache.overrides.match: \"db/\" does not begin with one of",

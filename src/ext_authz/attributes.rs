@@ -7,6 +7,7 @@
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, attribute_context};
 
 use crate::{
+    api::check::{Http, Subject, is_own_header},
     identity::{
         Evidence, ForwardedClientCert, Messenger, Peer, ServiceAccount, SpiffeId, certified,
     },
@@ -29,9 +30,6 @@ const TOKEN_EXTENSION: (&str, &str) = ("vaultmux.token", "forward");
 /// A route's context extension that says: this leads to our own REST, which may
 /// see the grant. Anyone else could use it, for as long as it lives.
 const GRANT_EXTENSION: (&str, &str) = ("vaultmux.grant", "forward");
-
-/// Headers that this service speaks by; a client's copies never pass.
-const OWN_PREFIX: &str = "x-vaultmux-";
 
 /// Credentials of any scheme.
 pub(super) const AUTHORIZATION: &str = "authorization";
@@ -59,20 +57,6 @@ pub(super) enum Fallback {
     Local,
     /// The workload whose proxy asks.
     Peer,
-}
-
-/// An HTTP request, or a connection of which nothing else is known.
-pub(super) enum Subject<'a> {
-    Http(Http<'a>),
-    Connection(Connection),
-}
-
-/// As Envoy sent them; empty where it sent nothing.
-#[derive(Clone, Copy)]
-pub(super) struct Http<'a> {
-    pub(super) method: &'a str,
-    pub(super) host: &'a str,
-    pub(super) path: &'a str,
 }
 
 // === impl Check ===
@@ -165,7 +149,7 @@ pub(super) fn own_headers(request: &CheckRequest) -> Vec<String> {
     let Some(http) = http(request) else { return Vec::new() };
     let raw = http.header_map.iter().flat_map(|map| &map.headers).map(|header| &header.key);
     let mut names: Vec<String> =
-        http.headers.keys().chain(raw).filter(|name| is_own(name)).cloned().collect();
+        http.headers.keys().chain(raw).filter(|name| is_own_header(name)).cloned().collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -177,14 +161,6 @@ pub(super) fn header<'a>(request: &'a CheckRequest, name: &'a str) -> Option<&'a
     let mut sent = values(request, name);
     let only = sent.next().filter(|_| sent.next().is_none())?;
     std::str::from_utf8(only).ok()
-}
-
-/// Whether a header is ours in any case, with `_` for `-` or not.
-fn is_own(name: &str) -> bool {
-    let same =
-        |(sent, own): (&u8, u8)| sent.eq_ignore_ascii_case(&own) || (*sent == b'_' && own == b'-');
-    let start = name.as_bytes().get(..OWN_PREFIX.len());
-    start.is_some_and(|start| start.iter().zip(OWN_PREFIX.bytes()).all(same))
 }
 
 fn http(request: &CheckRequest) -> Option<&attribute_context::HttpRequest> {

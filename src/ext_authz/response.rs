@@ -26,14 +26,14 @@ use serde::Serialize;
 use tonic::Code;
 
 use crate::{
-    api::challenge,
+    api::{
+        challenge,
+        check::{DECISION_ID, GRANT, PRINCIPAL, Refusal},
+    },
     identity::Principal,
     policy::{Decision, Denial, Reason},
 };
 
-const PRINCIPAL: &str = "x-vaultmux-principal";
-const DECISION_ID: &str = "x-vaultmux-decision-id";
-const GRANT: &str = "x-vaultmux-grant";
 /// How many fields dynamic metadata has at most.
 const METADATA: usize = 9;
 
@@ -103,19 +103,11 @@ pub(super) fn denied(
     policy_hash: Option<&str>,
     principal: Option<&Principal>,
 ) -> CheckResponse {
-    let (http, code, error) = match denial.reason {
-        Reason::NoIdentity => (401, Code::Unauthenticated, "no identity"),
-        Reason::InvalidToken => (401, Code::Unauthenticated, "invalid token"),
-        Reason::InvalidIdentity => (403, Code::PermissionDenied, "invalid identity"),
-        Reason::Malformed => (400, Code::InvalidArgument, "malformed request"),
-        Reason::NoMatch
-        | Reason::DeniedByPolicy
-        | Reason::PolicyInvalid
-        | Reason::MissingAttribute(_) => (403, Code::PermissionDenied, "forbidden"),
-    };
-    let public_code = match http {
-        403 if denial.reason != Reason::InvalidIdentity => "forbidden",
-        _ => denial.reason.as_str(),
+    let Refusal { status: http, code: public_code, error } = Refusal::of(denial.reason);
+    let code = match http {
+        400 => Code::InvalidArgument,
+        401 => Code::Unauthenticated,
+        _ => Code::PermissionDenied,
     };
     let decision_id = denial.decision.id.to_string();
     let mut metadata = decision_metadata(&denial.decision, decision_id.clone(), policy_hash);
@@ -140,7 +132,7 @@ pub(super) fn denied(
     CheckResponse {
         status: Some(status(code)),
         http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
-            status: Some(HttpStatus { code: http }),
+            status: Some(HttpStatus { code: http.into() }),
             headers,
             body: serde_json::to_string(&body).expect("strings are always JSON"),
         })),

@@ -113,6 +113,8 @@ fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
         ]),
         injections: Arc::new([injection]),
         limits: crate::snapshot::Limits::default(),
+        shares: crate::snapshot::Shares::default(),
+        webhooks: Arc::default(),
         audit: crate::audit::AuditLog::off(),
     }
 }

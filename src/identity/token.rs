@@ -8,6 +8,7 @@ mod cluster;
 mod jwks;
 #[cfg(test)]
 pub(crate) mod mint;
+mod oidc;
 mod review;
 mod revocation;
 mod settings;
@@ -19,6 +20,7 @@ use std::{sync::Arc, time::Duration};
 use super::SpiffeId;
 
 pub use bearer::Bearer;
+pub use oidc::{OidcSettings, OidcVerifier};
 pub use review::{ReviewSettings, Reviewed, Reviewer};
 pub use revocation::{Revocations, WatchGuard};
 pub use settings::{KeyLocation, TokenSettings, TokenVerification};
@@ -104,6 +106,9 @@ pub enum TokenRefusal {
     /// The API server names someone who is not that service account.
     #[error("the API server names someone else")]
     OtherUser,
+    /// Of another account than it has to be.
+    #[error("the token is of another account")]
+    Subject,
     /// Service account or pod was deleted.
     #[error("service account or pod was deleted")]
     Revoked,
@@ -142,6 +147,7 @@ impl TokenRefusal {
             Self::Legacy => "legacy",
             Self::Unauthenticated => "unauthenticated",
             Self::OtherUser => "other_user",
+            Self::Subject => "subject",
             Self::Revoked => "revoked",
         }
     }

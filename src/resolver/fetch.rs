@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    Shared,
+    Place, Shared,
     cache::{Age, Epoch, Key, Lookup},
     upstream::{Class, Operation},
 };
@@ -39,7 +39,10 @@ impl Shared {
                 }
                 let result = shared.ask(&key, &asked).await;
                 match &result {
-                    Ok(found) => shared.cache.insert(&key, epoch, found.clone()),
+                    Ok(found) => {
+                        shared.cache.insert(&key, epoch, found.clone());
+                        shared.note(&key, found);
+                    }
                     Err(error) if error.is_transient() => {
                         let wait = match error {
                             BackendError::Throttled { retry_after } => *retry_after,
@@ -53,6 +56,22 @@ impl Shared {
                 result
             }
         })
+    }
+
+    /// Notes the current version for those who watch.
+    fn note(&self, key: &Key, found: &Lookup) {
+        let version = match found {
+            Lookup::Found(record) => Some(&record.version),
+            Lookup::Refused(
+                BackendError::NotFound | BackendError::Disabled | BackendError::PendingDeletion,
+            ) => None,
+            // Says nothing about the secret.
+            Lookup::Refused(_) => return,
+        };
+        if key.version == SecretVersion::Latest {
+            let (backend, namespace) = (key.backend.clone(), key.namespace.clone());
+            self.changes.found(|| Place { backend, namespace, name: key.name.clone() }, version);
+        }
     }
 
     /// Asks the store, then those that stand in for it. Each gets its share of the

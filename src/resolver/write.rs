@@ -9,9 +9,7 @@ use std::sync::{
 use tokio::time::timeout_at;
 
 use super::{
-    Call, ResolveError, Resolver,
-    cache::Cache,
-    share_of,
+    Call, ResolveError, Resolver, Shared, share_of,
     upstream::{Class, Operation},
 };
 use crate::{
@@ -22,7 +20,7 @@ use crate::{
 
 /// Makes what was cached of a secret unreachable when it goes.
 struct Outdated {
-    cache: Arc<Cache>,
+    shared: Arc<Shared>,
     secret: SecretRef,
     namespace: Option<Arc<str>>,
     /// Whether the store was asked at all.
@@ -156,7 +154,7 @@ impl Resolver {
         value.map_or(Ok(()), |value| store.accepts(value)).map_err(&failed)?;
         let (_, namespace) = self.shared.place_of(permit)?;
         let mut outdated = Outdated {
-            cache: Arc::clone(&self.shared.cache),
+            shared: Arc::clone(&self.shared),
             secret: secret.clone(),
             namespace: namespace.map(Into::into),
             sent: Arc::default(),
@@ -240,8 +238,8 @@ impl Outdated {
 impl Drop for Outdated {
     fn drop(&mut self) {
         if self.sent.load(Ordering::Acquire) {
-            let Self { cache, secret, namespace, .. } = self;
-            cache.invalidate(&secret.backend, namespace.as_deref(), &secret.name);
+            let Self { shared, secret, namespace, .. } = self;
+            shared.outdated(&secret.backend, namespace.as_deref(), &secret.name);
         }
     }
 }

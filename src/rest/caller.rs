@@ -41,20 +41,18 @@ pub(super) async fn evidence(
     local: Option<&SpiffeId>,
     deadline: Instant,
 ) -> Result<Evidence, CallerError> {
-    let mut evidence = Evidence::default();
-    let proxy = peer.filter(|peer| {
-        snapshot.forwarded.as_ref().is_some_and(|it| it.trusted_proxies.admits(peer))
-    });
-    match (proxy, &snapshot.forwarded, peer) {
-        (Some(proxy), Some(forwarded), _) => {
-            let values = head.headers.get_all(FORWARDED).iter().map(|value| value.as_bytes());
-            forwarded.add_to(&mut evidence, Messenger::Peer(proxy), values);
+    let proxy = proxy(peer, snapshot);
+    let mut evidence = match proxy {
+        Some(proxy) => shown_by_proxy(head, proxy, snapshot, deadline).await?.0,
+        None => {
+            let mut evidence = Evidence::default();
+            if let Some(peer) = peer {
+                peer.add_to(&mut evidence);
+            }
+            add_token(head, &mut evidence, snapshot, deadline).await?;
+            evidence
         }
-        (_, _, Some(peer)) => peer.add_to(&mut evidence),
-        (_, _, None) => {}
-    }
-    let tokens = head.headers.get_all(header::AUTHORIZATION).iter().map(|value| value.as_bytes());
-    snapshot.add_token(&mut evidence, tokens, deadline).await?;
+    };
     let mut sent = head.headers.get_all(GRANT).iter();
     match (sent.next(), sent.next()) {
         (None, _) => {}
@@ -78,11 +76,55 @@ pub(super) async fn evidence(
     Ok(evidence)
 }
 
-/// The authority as the client sent it: HTTP/2 has it in the request line.
-fn authority(head: &Parts) -> Option<&str> {
-    match head.uri.authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => head.headers.get(header::HOST)?.to_str().ok(),
+/// The peer, if it is a proxy that may speak for its clients.
+pub(super) fn proxy<'p>(peer: Option<&'p Peer>, snapshot: &Snapshot) -> Option<&'p Peer> {
+    peer.filter(|peer| {
+        snapshot.forwarded.as_ref().is_some_and(|it| it.trusted_proxies.admits(peer))
+    })
+}
+
+/// What a proxy's client shows: the certificate that the proxy saw, and its token; and
+/// whether there is one. A grant is none of it.
+///
+/// # Errors
+/// [`IdentityUnavailable`], before `deadline`.
+pub(super) async fn shown_by_proxy(
+    head: &Parts,
+    proxy: &Peer,
+    snapshot: &Snapshot,
+    deadline: Instant,
+) -> Result<(Evidence, bool), IdentityUnavailable> {
+    let mut evidence = Evidence::default();
+    if let Some(forwarded) = &snapshot.forwarded {
+        let values = head.headers.get_all(FORWARDED).iter().map(|value| value.as_bytes());
+        forwarded.add_to(&mut evidence, Messenger::Peer(proxy), values);
+    }
+    let has_token = add_token(head, &mut evidence, snapshot, deadline).await?;
+    Ok((evidence, has_token))
+}
+
+async fn add_token(
+    head: &Parts,
+    evidence: &mut Evidence,
+    snapshot: &Snapshot,
+    deadline: Instant,
+) -> Result<bool, IdentityUnavailable> {
+    let tokens = head.headers.get_all(header::AUTHORIZATION).iter().map(|value| value.as_bytes());
+    snapshot.add_token(evidence, tokens, deadline).await
+}
+
+/// The authority as the client sent it: HTTP/2 has it in the request line. None where it
+/// was sent more than once.
+pub(super) fn authority(head: &Parts) -> Option<&str> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let (host, another) = (hosts.next(), hosts.next().is_some());
+    let host = host.map(|host| host.to_str()).transpose().ok()?;
+    match (head.uri.authority(), host) {
+        _ if another => None,
+        (Some(authority), None) => Some(authority.as_str()),
+        (Some(authority), Some(host)) if authority.as_str() == host => Some(host),
+        (Some(_), Some(_)) => None,
+        (None, host) => host,
     }
 }
 

@@ -16,7 +16,16 @@ fn pages() -> Vec<PathBuf> {
     let stores = fs::read_dir(repository("docs/stores")).expect("docs/stores is there");
     let mut pages: Vec<_> = stores.map(|entry| entry.expect("an entry").path()).collect();
     pages.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
-    pages.extend(["docs/plugins.md", "docs/identity.md"].map(repository));
+    let others = [
+        "docs/plugins.md",
+        "docs/identity.md",
+        "docs/http-ext-authz.md",
+        "docs/limits.md",
+        "docs/migrating-from-vaultmux-server.md",
+        "docs/watch.md",
+        "docs/webhooks.md",
+    ];
+    pages.extend(others.map(repository));
     pages.retain(|path| path.exists());
     pages.sort();
     pages
@@ -57,6 +66,7 @@ fn variables(block: &str) -> Vec<&str> {
 fn content(name: &str) -> &'static str {
     match name {
         "grant-keys" => "one MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n",
+        key if key.ends_with(".key") && key != "tls.key" => "0123456789abcdef-webhook\n",
         _ => "",
     }
 }

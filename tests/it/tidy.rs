@@ -101,6 +101,7 @@ fn calls_go_down_only() {
         "operation",
         "injection",
         "snapshot",
+        "webhook",
         "backends",
     ] {
         forbidden.push((core, above_core.to_vec()));
@@ -154,7 +155,7 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("quick_junit", &["cli"]),
         ("tonic_prost", &["backends"]),
         ("reqwest", &["backends", "identity"]),
-        ("governor", &["identity", "resolver"]),
+        ("governor", &["identity", "rate"]),
         ("jsonwebtoken", &["identity"]),
         ("clap", &["cli", "main"]),
         ("schemars", &["json_schema", "config", "policy", "audit"]),

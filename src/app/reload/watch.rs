@@ -141,7 +141,8 @@ impl Files {
     fn of(config: &Config) -> Self {
         let paths = config.path.iter().chain(&config.policies);
         let paths = paths.chain(&config.identity.grant.key_file).chain(&config.plugins.directory);
-        let paths = paths.chain(tls_files(config));
+        let webhooks = config.webhooks.values().filter_map(|webhook| webhook.key_file.as_ref());
+        let paths = paths.chain(tls_files(config)).chain(webhooks);
         Self { paths: paths.cloned().collect(), plugins: config.plugins.directory.clone() }
     }
 

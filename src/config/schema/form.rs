@@ -95,6 +95,12 @@ texts! {
     SomeText = "[^\\u0000-\\u001f\\u007f-\\u009f]+";
     /// `cluster`, `file:<path>` or `https://<address>`.
     KeySource = "cluster|file:.+|https?://[^@]+";
+    /// `file:<path>` or `https://<address>`.
+    WebhookKeys = "file:.+|https?://[^@/][^@]*";
+    /// 16 characters or more.
+    WebhookKey = "[^\\n]{16,}";
+    /// The name of a header.
+    HeaderText = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
 }
 
 #[cfg(any(feature = "aws", feature = "gcp"))]

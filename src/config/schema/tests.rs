@@ -19,6 +19,7 @@ const INEXPRESSIBLE: &[(&str, &str)] = &[
     ("has bits set beyond its prefix length", "it cannot reckon"),
     ("could be forged on the way", "whether a host is this machine"),
     ("must be from 1s to", "it cannot reckon with durations"),
+    ("must be 1s or longer", "it cannot reckon with durations"),
     ("must be at least 10m", "it cannot reckon with durations"),
     ("is longer than a year", "it cannot reckon with durations"),
     ("secret name cannot contain '..'", "names are what the store takes"),

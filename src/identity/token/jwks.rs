@@ -23,8 +23,9 @@ use async_trait::async_trait;
 use tokio::time::{Instant, timeout};
 
 use self::keys::Keys;
+pub(super) use self::keys::{Signed, refusal};
 pub(super) use self::source::{FileSource, HttpsSource};
-use super::{TokenError, TokenRefusal, unverified::UnverifiedToken};
+use super::{TokenError, TokenRefusal};
 use crate::flight::{Flight, Flights};
 
 /// Keys older than this are fetched anew, while they go on being used.
@@ -121,7 +122,7 @@ impl KeySet {
     /// outage, after which a proxy might let them pass.
     pub(super) async fn verify(
         self: &Arc<Self>,
-        token: &UnverifiedToken<'_>,
+        token: &impl Signed,
         deadline: Instant,
     ) -> Result<(), TokenError> {
         if self.is_due() {
@@ -168,7 +169,7 @@ impl KeySet {
     }
 
     /// `None` if there is no key of that id.
-    fn judge(&self, token: &UnverifiedToken<'_>) -> Option<Result<(), TokenRefusal>> {
+    fn judge(&self, token: &impl Signed) -> Option<Result<(), TokenRefusal>> {
         self.held.load().as_ref()?.judge(token)
     }
 

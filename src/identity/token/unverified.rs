@@ -20,7 +20,7 @@ use self::{
 use super::TokenRefusal;
 
 /// Longest token that is looked at; those of clusters have one or two KiB.
-const MAX_TOKEN: usize = 8 * 1024;
+pub(super) const MAX_TOKEN: usize = 8 * 1024;
 /// What a token from a Secret names as its issuer, in every cluster.
 const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 
@@ -85,6 +85,19 @@ pub(super) fn read(token: &str) -> Result<Option<UnverifiedToken<'_>>, TokenRefu
     let claims: RawClaims =
         serde_json::from_slice(&payload).map_err(|_| TokenRefusal::Malformed)?;
     Ok(Some(UnverifiedToken { text: token, key_id, claims: claims.try_into()? }))
+}
+
+/// The key id in the header of a token of any issuer.
+///
+/// # Errors
+/// [`TokenRefusal`] for what is no signed JWT.
+pub(super) fn key_id(token: &str) -> Result<Option<String>, TokenRefusal> {
+    match token.split('.').collect::<Vec<_>>()[..] {
+        [header, _, signature] if !signature.is_empty() || read_header(header).is_err() => {
+            read_header(header)
+        }
+        _ => Err(TokenRefusal::Malformed),
+    }
 }
 
 /// The key id, of a header that asks for nothing odd.

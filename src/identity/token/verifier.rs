@@ -73,6 +73,14 @@ struct Verified {
 #[error("{0}")]
 pub struct TokenSetupError(String);
 
+// === impl TokenSetupError ===
+
+impl TokenSetupError {
+    pub(super) fn new(why: impl std::fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+}
+
 // === impl TokenVerifier ===
 
 impl TokenVerifier {

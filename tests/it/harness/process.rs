@@ -120,6 +120,15 @@ impl Process {
         assert!(status.success(), "{}: signal {name} failed", self.name);
     }
 
+    /// The most memory that it has had at once, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id));
+        let status = status.expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        kib.expect("a number of kB") * 1024
+    }
+
     /// Waits for the process to end by itself and returns its exit code; a signal that
     /// killed it counts as 128 more than its number.
     pub(crate) async fn exit_code(&mut self) -> i32 {

@@ -94,6 +94,11 @@ impl Service {
         self.process.stdout()
     }
 
+    /// The most memory that it has had at once, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        self.process.peak_memory()
+    }
+
     /// Asks it to stop, without waiting.
     pub(crate) fn terminate(&self) {
         self.process.signal("TERM");

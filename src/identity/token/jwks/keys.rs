@@ -35,6 +35,15 @@ struct Key {
     validation: Validation,
 }
 
+/// A token that a key can be held against.
+pub(in crate::identity::token) trait Signed {
+    /// Which key it says it is signed with.
+    fn key_id(&self) -> Option<&str>;
+
+    /// Whether it is, and says nothing that `validation` does not allow.
+    fn judge(&self, key: &DecodingKey, validation: &Validation) -> Result<(), TokenRefusal>;
+}
+
 /// One broken key does not spoil the others.
 #[derive(Deserialize)]
 struct Set {
@@ -72,17 +81,17 @@ impl Keys {
     }
 
     /// Whether the token is what it says; `None` if there is no key of its id.
-    pub(super) fn judge(&self, token: &UnverifiedToken<'_>) -> Option<Result<(), TokenRefusal>> {
-        let Some(id) = &token.key_id else {
+    pub(super) fn judge(&self, token: &impl Signed) -> Option<Result<(), TokenRefusal>> {
+        let Some(id) = token.key_id() else {
             // No guessing, and no later set would say more.
             return Some(match self.keys.as_slice() {
-                [key] => key.judge(token),
+                [key] => token.judge(&key.decoding, &key.validation),
                 _ => Err(TokenRefusal::UnknownKey),
             });
         };
         let mut verdict = None;
-        for key in self.keys.iter().filter(|key| key.id.as_ref() == Some(id)) {
-            match key.judge(token) {
+        for key in self.keys.iter().filter(|key| key.id.as_deref() == Some(id)) {
+            match token.judge(&key.decoding, &key.validation) {
                 Err(TokenRefusal::Algorithm) if verdict.is_some() => {}
                 // Ids are not unique (RFC 7517, section 4.5): perhaps the next one.
                 wrong @ Err(TokenRefusal::Algorithm | TokenRefusal::Signature) => {
@@ -124,12 +133,17 @@ impl Key {
         let decoding = DecodingKey::from_jwk(&jwk).ok()?;
         Some(Self { id: jwk.common.key_id, decoding, validation })
     }
+}
 
-    fn judge(&self, token: &UnverifiedToken<'_>) -> Result<(), TokenRefusal> {
-        let text = token.text();
-        let verified = jsonwebtoken::decode::<Claims>(text, &self.decoding, &self.validation);
+impl Signed for UnverifiedToken<'_> {
+    fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
+    }
+
+    fn judge(&self, key: &DecodingKey, validation: &Validation) -> Result<(), TokenRefusal> {
+        let verified = jsonwebtoken::decode::<Claims>(self.text(), key, validation);
         let claims = verified.map_err(|error| refusal(error.kind()))?.claims;
-        if claims != token.claims {
+        if claims != self.claims {
             return Err(TokenRefusal::Malformed);
         }
         let latest = jsonwebtoken::get_current_timestamp() + LEEWAY.as_secs();
@@ -177,7 +191,8 @@ fn algorithms(key: &AlgorithmParameters) -> Option<Vec<Algorithm>> {
     }
 }
 
-fn refusal(kind: &ErrorKind) -> TokenRefusal {
+/// What the library's word for a defect is in ours.
+pub(in crate::identity::token) fn refusal(kind: &ErrorKind) -> TokenRefusal {
     match kind {
         ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => TokenRefusal::Algorithm,
         ErrorKind::ExpiredSignature => TokenRefusal::Expired,

@@ -1,0 +1,138 @@
+//! Requests whose end two readers would see in different places (RFC 9112, section 6.1).
+//!
+//! The HTTP library takes `Transfer-Encoding` for right and drops `Content-Length`, so
+//! that nobody behind it can tell. A proxy in front that believed the other one has sent
+//! us, as it thinks, one request; we would read two.
+
+/// Looks at the lines that a client sends over HTTP/1. Bodies are not told from heads: a
+/// block of lines in a body that names both fields is refused too, and JSON has none.
+#[derive(Debug, Default)]
+pub(super) struct Framing {
+    /// The beginning of the line that is being received.
+    line: Vec<u8>,
+    content_length: bool,
+    transfer_encoding: bool,
+    protocol: Protocol,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Protocol {
+    /// Nothing has arrived.
+    #[default]
+    Unknown,
+    Http1,
+    Http2,
+}
+
+/// What was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Nothing to be said.
+    Nothing,
+    /// The client speaks HTTP/2, whose frames have one length.
+    Frames,
+    /// Both fields, in one block of lines.
+    BothLengths,
+}
+
+/// Longer than the names that matter.
+const KEPT: usize = 20;
+
+// === impl Framing ===
+
+impl Framing {
+    /// Looks at what arrived.
+    pub(super) fn look(&mut self, bytes: &[u8]) -> Seen {
+        if self.protocol == Protocol::Unknown {
+            let mut first = self.line.iter().chain(bytes);
+            match (first.next(), first.next()) {
+                // Of all methods that there are, the preface alone begins like that.
+                (Some(b'P'), Some(b'R')) => {
+                    self.protocol = Protocol::Http2;
+                    return Seen::Frames;
+                }
+                (Some(_), Some(_)) => self.protocol = Protocol::Http1,
+                (_, None) | (None, _) => {
+                    self.line.extend_from_slice(bytes);
+                    return Seen::Nothing;
+                }
+            }
+        }
+        if self.protocol == Protocol::Http2 {
+            return Seen::Nothing;
+        }
+        let mut seen = Seen::Nothing;
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let room = KEPT - self.line.len();
+            self.line.extend_from_slice(&part[..part.len().min(room)]);
+            if part.ends_with(b"\n") {
+                if self.end_line() {
+                    seen = Seen::BothLengths;
+                }
+                self.line.clear();
+            }
+        }
+        seen
+    }
+
+    /// Whether this line makes two lengths of one.
+    fn end_line(&mut self) -> bool {
+        let line = self.line.as_slice();
+        if matches!(line, b"\n" | b"\r\n") {
+            (self.content_length, self.transfer_encoding) = (false, false);
+            return false;
+        }
+        let names = |name: &[u8]| {
+            let start = line.get(..name.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(name))
+        };
+        self.content_length |= names(b"content-length");
+        self.transfer_encoding |= names(b"transfer-encoding");
+        self.content_length && self.transfer_encoding
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_lengths_are_seen_however_they_arrive() {
+        let cases: [(&str, bool); 9] = [
+            ("POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", true),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nx: y\r\nCONTENT-LENGTH:5\r\n\r\n",
+                true,
+            ),
+            ("POST / HTTP/1.1\ncontent-length: 5\ntransfer-encoding: chunked\n\n", true),
+            ("POST / HTTP/1.1\r\ncontent-length : 5\r\ntransfer-encoding : x\r\n\r\n", true),
+            ("POST / HTTP/1.1\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\n", false),
+            ("POST / HTTP/1.1\r\nx-content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n", false),
+            (
+                "POST / HTTP/1.1\r\nx: content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
+                false,
+            ),
+            (
+                "POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\nPOST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n",
+                false,
+            ),
+            ("GET / HTTP/1.1\r\n\r\n", false),
+        ];
+        for (text, expected) in cases {
+            for size in [1, 2, 7, 1000] {
+                let mut framing = Framing::default();
+                let looked = text.as_bytes().chunks(size).map(|part| framing.look(part));
+                let found = looked.collect::<Vec<_>>().contains(&Seen::BothLengths);
+                assert_eq!(found, expected, "{text:?} by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn frames_have_one_length() {
+        let mut framing = Framing::default();
+        assert_eq!(framing.look(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Seen::Frames);
+        let lines = b"\ncontent-length: 1\ntransfer-encoding: chunked\n";
+        assert_eq!(framing.look(lines), Seen::Nothing);
+    }
+}

@@ -1,0 +1,327 @@
+//! What one caller may not do to the others: large, slow, malformed, too many.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::harness::{Service, chunked, sized};
+
+/// Longer than anything takes on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const POLICIES: &str = r#"
+apiVersion: vaultmux.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: all}
+spec:
+  effect: Allow
+  from: [{namespaces: [payments]}]
+  to: [{secrets: {prefixes: ["zq-"], verbs: ["*"]}}]
+"#;
+
+async fn start(limits: &str) -> Service {
+    let config = format!(
+        r#"
+mode: development
+listeners:
+  grpc: {{address: "127.0.0.1:0"}}
+  rest: {{address: "127.0.0.1:0"}}
+  admin: {{address: "127.0.0.1:0"}}
+identity:
+  trust_domains: [cluster.local]
+  local: {{namespace: payments, service_account: api}}
+backends: {{local: {{type: memory, secrets: {{zq-orders: canary-orders}}}}}}
+policies: [policies.yaml]
+limits: {limits}
+"#
+    );
+    Service::start(&[("config.yaml", &config), ("policies.yaml", POLICIES)]).await
+}
+
+async fn connect(service: &Service, text: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(service.rest()).await.expect("connected");
+    // One that was refused may be closed already.
+    let _ = stream.write_all(text).await;
+    stream
+}
+
+/// All that comes until the service closes the connection.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let read = timeout(PATIENCE, stream.read_to_end(&mut text)).await;
+    assert!(read.is_ok(), "not closed after {:?}", String::from_utf8_lossy(&text));
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+async fn names(service: &Service) -> Value {
+    service.rest_client().get("vaultmux.test", "/v1/secrets").await.json::<Value>()["secrets"]
+        .take()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_megabytes_are_refused_and_leave_memory_flat() {
+    let service = start("{}").await;
+    let client = service.rest_client();
+    assert_eq!(names(&service).await, serde_json::json!(["zq-orders"]));
+    let before = service.peak_memory();
+    let body = vec![b'x'; 60 << 20];
+    for body in [sized(body.clone()), chunked(body.clone(), 64 << 10)] {
+        let answer = client.send("POST", "vaultmux.test", "/v1/secrets", &[], body).await;
+        assert_eq!(answer.status, 413, "{}", answer.text());
+        assert_eq!(answer.json::<Value>()["code"], "body_too_large");
+    }
+    let grown = service.peak_memory().saturating_sub(before);
+    assert!(grown < 8 << 20, "{grown} bytes more");
+    assert_eq!(names(&service).await, serde_json::json!(["zq-orders"]));
+}
+
+/// Whoever holds many connections and does nothing costs a few KiB for each.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_cost_little() {
+    const CONNECTIONS: u64 = 1000;
+    let service = start("{}").await;
+    assert_eq!(names(&service).await, serde_json::json!(["zq-orders"]));
+    let before = service.peak_memory();
+    let mut idle = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut stream = connect(&service, b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let told = timeout(PATIENCE, stream.read(&mut [0; 1024])).await.expect("in time");
+        assert!(told.expect("readable") > 0);
+        idle.push(stream);
+    }
+    assert_eq!(service.metric("vaultmux_rest_connections").await, Some(CONNECTIONS as f64));
+    let each = service.peak_memory().saturating_sub(before) / CONNECTIONS;
+    eprintln!("{each} bytes for each of {CONNECTIONS} idle connections");
+    assert!(each < 48 << 10, "{each} bytes each");
+    assert_eq!(names(&service).await, serde_json::json!(["zq-orders"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_asks_first_sends_no_body_in_vain() {
+    let service = start("{}").await;
+    let head = "POST /v1/secrets HTTP/1.1\r\nhost: vaultmux.test\r\nexpect: 100-continue\r\n\
+                content-length: 60000000\r\n\r\n";
+    let mut stream = connect(&service, head.as_bytes()).await;
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_are_bounded_in_size_and_number() {
+    let service = start("{}").await;
+    let client = service.rest_client();
+    let long = "x".repeat(70 << 10);
+    let many: Vec<String> = (0..101).map(|number| format!("x-{number}")).collect();
+    let many: Vec<_> = many.iter().map(|name| (&**name, "1")).collect();
+    for headers in [&[("x-long", &*long)][..], &many] {
+        let answer = client.request("GET", "vaultmux.test", "/v1/secrets/zq-orders", headers).await;
+        assert_eq!(answer.status, 431);
+    }
+    let path = "/v1/secrets/zq-orders";
+    let headers = [("x-long", &*long)];
+    let answer = client.http2().try_send("GET", "vaultmux.test", path, &headers, sized("")).await;
+    assert!(answer.is_ok_and(|answer| answer.status == 431));
+    let fits = "x".repeat(20 << 10);
+    let headers = [("x", &*fits)];
+    assert_eq!(client.request("GET", "vaultmux.test", path, &headers).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_has_its_share_and_health_and_admin_have_no_limit() {
+    let service = start("{per_principal_rps: 2}").await;
+    let client = service.rest_client();
+    let mut refused = None;
+    // Two at once more than the share would be enough on a machine that is never slow.
+    for _ in 0..200 {
+        let answer = client.get("vaultmux.test", "/v1/secrets/zq-orders").await;
+        if answer.status != 200 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("a share that ends");
+    assert_eq!(refused.status, 429);
+    let wait: u64 = refused.header("retry-after").parse().expect("seconds");
+    assert!((1..=2).contains(&wait), "{wait}");
+    let body: Value = refused.json();
+    assert_eq!((&body["code"], body["error"].is_string()), (&"too_many_requests".into(), true));
+    for _ in 0..20 {
+        assert_eq!(client.get("vaultmux.test", "/health").await.status, 200);
+        assert_eq!(service.admin_client().get("admin", "/livez").await.status, 200);
+    }
+    assert!(service.metric("vaultmux_rate_limited_total").await.is_some_and(|count| count >= 1.0));
+    // Shares come back.
+    let allowed =
+        async { while client.get("vaultmux.test", "/v1/secrets/zq-orders").await.status != 200 {} };
+    timeout(PATIENCE, allowed).await.expect("served again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_clients_do_not_keep_others_out() {
+    let service = start("{connections: 8, header_timeout: 1s}").await;
+    let mut slow = Vec::new();
+    for _ in 0..30 {
+        slow.push(connect(&service, b"GET /v1/secrets/zq-orders HTTP/1.1\r\nhost: vaul").await);
+        let answer = service.rest_client().get("vaultmux.test", "/v1/secrets/zq-orders").await;
+        assert_eq!(answer.status, 200);
+    }
+    for stream in &mut slow {
+        assert_eq!(rest(stream).await, "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_given_up() {
+    let service = start("{backend_timeout: 200ms}").await;
+    let head =
+        "POST /v1/secrets HTTP/1.1\r\nhost: vaultmux.test\r\ncontent-length: 40\r\n\r\n{\"name";
+    let mut stream = connect(&service, head.as_bytes()).await;
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains(r#""code":"body_too_slow""#), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_with_two_readings_store_nothing() {
+    let service = start("{}").await;
+    let body = r#"{"name":"zq-smuggled","value":"canary-x"}"#;
+    let (length, hex) = (body.len(), format!("{:x}", body.len()));
+    let inner = format!(
+        "POST /v1/secrets HTTP/1.1\r\nhost: vaultmux.test\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    let chunks = format!("{hex}\r\n{body}\r\n0\r\n\r\n");
+    // The fields of a head, and what follows it.
+    let shapes = [
+        (format!("content-length: {length}\r\ntransfer-encoding: chunked"), chunks.clone()),
+        (format!("transfer-encoding: chunked\r\ncontent-length: {length}"), chunks.clone()),
+        (format!("content-length: 4\r\ncontent-length: {length}"), body.to_owned()),
+        (format!("content-length: 0, {length}"), body.to_owned()),
+        (format!("content-length: +{length}"), body.to_owned()),
+        (format!("content-length: -{length}"), body.to_owned()),
+        (format!("content-length: 0x{hex}"), body.to_owned()),
+        ("content-length: 99999999999999999999999".to_owned(), body.to_owned()),
+        (format!("content-length : {length}"), body.to_owned()),
+        ("transfer-encoding : chunked".to_owned(), chunks.clone()),
+        ("transfer-encoding: xchunked".to_owned(), chunks.clone()),
+        ("transfer-encoding: chunked, identity".to_owned(), chunks.clone()),
+        ("transfer-encoding: identity".to_owned(), inner.clone()),
+        ("transfer-encoding: chunked".to_owned(), format!("0x{hex}\r\n{body}\r\n0\r\n\r\n")),
+        ("transfer-encoding: chunked".to_owned(), format!("-{hex}\r\n{body}\r\n0\r\n\r\n")),
+        ("transfer-encoding: chunked".to_owned(), format!("{hex} \n{body}\r\n0\r\n\r\n")),
+        (
+            "transfer-encoding: chunked".to_owned(),
+            format!("fffffffffffffffff\r\n{body}\r\n0\r\n\r\n"),
+        ),
+        ("transfer-encoding: chunked".to_owned(), format!("{hex}\r\n{body}xx0\r\n\r\n")),
+        ("x: y\r\n z: folded".to_owned(), inner.clone()),
+        ("x\0y: z".to_owned(), inner.clone()),
+    ];
+    for (fields, follows) in shapes {
+        let text = format!(
+            "POST /v1/secrets HTTP/1.1\r\nhost: vaultmux.test\r\n{fields}\r\n\r\n{follows}"
+        );
+        let mut stream = connect(&service, text.as_bytes()).await;
+        let answer = rest(&mut stream).await;
+        let refused = answer.is_empty() || answer.starts_with("HTTP/1.1 4");
+        assert!(refused, "{fields:?}: {answer}");
+        assert!(!answer.contains("HTTP/1.1 2"), "{fields:?}: {answer}");
+        assert_eq!(names(&service).await, serde_json::json!(["zq-orders"]), "{fields:?}");
+    }
+    // HTTP/1.0 knows no chunks, and two equal lengths are one.
+    let old = format!("POST /v1/secrets HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n{chunks}");
+    let answer = rest(&mut connect(&service, old.as_bytes()).await).await;
+    assert!(answer.starts_with("HTTP/1.") && answer[9..].starts_with('4'), "{answer}");
+    assert_eq!(names(&service).await, serde_json::json!(["zq-orders"]));
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rapid_resets_end_their_connection_and_no_other() {
+    let service = start("{}").await;
+    let mut text = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    text.extend(frame(4, 0, 0, &[]));
+    // :method GET, :scheme http, :path /, :authority a
+    let head = [0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+    for number in 0..20_000 {
+        let stream = 2 * number + 1;
+        text.extend(frame(1, 0x5, stream, &head));
+        text.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
+    }
+    let mut stream = TcpStream::connect(service.rest()).await.expect("connected");
+    let (mut read, mut write) = stream.split();
+    let mut answer = Vec::new();
+    let both = async {
+        tokio::join!(write.write_all(&text), read.read_to_end(&mut answer));
+    };
+    timeout(PATIENCE, both).await.expect("the connection is ended");
+    // GOAWAY with ENHANCE_YOUR_CALM, unless the reset came first.
+    let calm = [0_u8, 0, 0, 0xb];
+    assert!(
+        answer.is_empty() || answer.windows(4).any(|window| window == calm),
+        "{} bytes",
+        answer.len()
+    );
+    for client in [service.rest_client(), service.rest_client().http2()] {
+        let answer = client.get("vaultmux.test", "/v1/secrets/zq-orders").await;
+        assert_eq!(answer.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_flight_at_the_end_is_finished() {
+    let mut service = start("{}").await;
+    let body = r#"{"name":"zq-late","value":"canary-late"}"#;
+    let (first, last) = body.split_at(10);
+    let head = format!(
+        "POST /v1/secrets HTTP/1.1\r\nhost: vaultmux.test\r\ncontent-length: {}\r\n\
+         expect: 100-continue\r\n\r\n",
+        body.len()
+    );
+    let mut stream = connect(&service, head.as_bytes()).await;
+    // The service waits for the body now.
+    let mut read = [0; 64];
+    let told = timeout(PATIENCE, stream.read(&mut read)).await.expect("in time").expect("readable");
+    assert!(read[..told].starts_with(b"HTTP/1.1 100"), "{:?}", &read[..told]);
+    stream.write_all(first.as_bytes()).await.expect("sent");
+    let mut idle = connect(&service, b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let told = timeout(PATIENCE, idle.read(&mut [0; 1024])).await.expect("in time");
+    assert!(told.expect("readable") > 0);
+    service.terminate();
+    service.logged(&["draining"]).await;
+    assert_eq!(rest(&mut idle).await, "");
+    stream.write_all(last.as_bytes()).await.expect("sent");
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    assert_eq!(service.exit_code().await, 0);
+    assert!(service.logs().iter().all(|line| !line.contains("canary")));
+}
+
+/// Every limit that can be set is in the table of `docs/limits.md`, and no other.
+#[test]
+fn the_documented_limits_are_those_that_there_are() {
+    let read = |path: &str| std::fs::read_to_string(crate::harness::repository(path));
+    let schema: Value =
+        serde_json::from_str(&read("docs/schema/config.json").expect("schema")).expect("JSON");
+    let limits = schema["definitions"]["Limits"]["properties"].as_object().expect("an object");
+    let mut expected: Vec<_> = limits.keys().cloned().collect();
+    let page = read("docs/limits.md").expect("the page");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let mut found: Vec<_> = rows.map(str::to_owned).collect();
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+}
