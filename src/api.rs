@@ -11,12 +11,14 @@ mod cursor;
 mod entity;
 mod json;
 mod message;
+pub mod openapi;
 mod problem;
 mod record;
 mod secrets;
 pub mod watch;
 
 pub use authorize::{AUTHORIZE_METHODS, AUTHORIZE_PATH, AuthorizeRequest};
+pub use message::Health;
 pub use problem::{Problem, ProblemCode, challenge};
 pub use record::Recorder;
 

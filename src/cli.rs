@@ -1,5 +1,5 @@
-//! Commands: `serve`, `check`, `can-i`, `who-can`, `schema`, `policy test`, `policy replay`,
-//! `policy diff`, `plugin test`.
+//! Commands: `serve`, `check`, `can-i`, `who-can`, `schema`, `openapi`, `policy test`,
+//! `policy replay`, `policy diff`, `plugin test`.
 //!
 //! Exit codes: 0 done or yes, 1 a negative answer, 2 usage or input that cannot
 //! be used. Answers go to standard output, everything else to standard error.
@@ -7,6 +7,7 @@
 mod asked;
 mod can_i;
 mod check;
+mod openapi;
 #[cfg(feature = "plugin")]
 mod plugin;
 mod policy;
@@ -97,6 +98,13 @@ Examples:
     /// Print a JSON Schema, for editors to complete files from.
     #[command(after_help = SCHEMA_HELP)]
     Schema(schema::Schema),
+    /// Print the OpenAPI document of the REST API, to make clients from.
+    #[command(after_help = "\
+Exit codes: 0 printed.
+
+Examples:
+  vaultmux-mesh openapi > openapi.json")]
+    Openapi(openapi::OpenApi),
     /// Work with plugins: stores behind a unix socket.
     #[cfg(feature = "plugin")]
     #[command(subcommand)]
@@ -177,6 +185,7 @@ impl Cli {
             Command::WhoCan(question) => question.run(),
             Command::Policy(policy) => policy.run(),
             Command::Schema(schema) => Ok(schema.run()),
+            Command::Openapi(openapi) => Ok(openapi.run()),
             #[cfg(feature = "plugin")]
             Command::Plugin(plugin) => plugin.run(),
         };

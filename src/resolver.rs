@@ -13,6 +13,7 @@ mod changes;
 mod fetch;
 mod field;
 mod list;
+mod resolved;
 mod settings;
 mod upstream;
 mod write;
@@ -25,6 +26,7 @@ pub use self::{
     cache::Freshness,
     changes::{Lagged, Missed, News, Place, Watch},
     list::{NamePage, Page},
+    resolved::{Origin, Resolved},
     settings::{CacheOverride, CacheSettings, Lifetimes, ResolverSettings, Standby},
     upstream::BackendStatus,
     write::Condition,
@@ -79,31 +81,6 @@ pub struct Call {
     pub deadline: Instant,
     /// Ties what stores say to the request.
     pub request_id: Option<Arc<str>>,
-}
-
-/// A value, and how it was had.
-#[derive(Clone, Debug)]
-pub struct Resolved {
-    /// The value.
-    pub record: SecretRecord,
-    /// How it was had.
-    pub origin: Origin,
-}
-
-/// How a value was had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// From the cache, fresh or while it is fetched anew.
-    Cache(Freshness),
-    /// From the cache, because its store could not answer.
-    Spare(Freshness),
-    /// From its store.
-    Store {
-        /// By a fetch that was under way for another caller.
-        joined: bool,
-        /// Because the caller asked for it.
-        past_cache: bool,
-    },
 }
 
 /// How long a reader waits for a store before it takes the value that is kept for the
@@ -418,17 +395,6 @@ impl Resolver {
 /// The name under which a principal has its share of a store.
 fn share_of(principal: &Principal) -> Arc<str> {
     principal.id().to_string().into()
-}
-
-// === impl Resolved ===
-
-impl Resolved {
-    /// The part that the permit is for.
-    fn part(self, permit: &Permit) -> Result<Self, ResolveError> {
-        let Some(field) = &permit.secret().field else { return Ok(self) };
-        let record = field::extract(self.record, field).ok_or(ResolveError::NoField)?;
-        Ok(Self { record, ..self })
-    }
 }
 
 // === impl Call ===

@@ -3,6 +3,7 @@
 
 mod authz;
 mod caller;
+mod docs;
 mod route;
 mod watch;
 mod webhooks;
@@ -31,7 +32,7 @@ use self::{
 };
 use crate::{
     api::{
-        self, Api, ApiRequest, AuthorizeRequest, Problem, ProblemCode, REQUEST_ID,
+        self, Api, ApiRequest, AuthorizeRequest, Health, Problem, ProblemCode, REQUEST_ID,
         watch::WATCH_PATH,
     },
     identity::{IdentityError, Peer, Principal},
@@ -117,7 +118,11 @@ impl Rest {
         match (route, &head.method) {
             (_, &Method::OPTIONS) => return api::options(route.methods(), request_id),
             (Route::Health, &Method::GET | &Method::HEAD) => return self.health(request_id),
-            (Route::Health, _) => {
+            (Route::OpenApi, &Method::GET | &Method::HEAD) => {
+                return api::openapi::served(request_id);
+            }
+            (Route::Docs(file), &Method::GET | &Method::HEAD) => return file.served(request_id),
+            (Route::Health | Route::OpenApi | Route::Docs(_), _) => {
                 return api::refuse(Problem::not_allowed(route.methods()), request_id);
             }
             (Route::Authorize | Route::Secrets(_), _) => {}
@@ -137,7 +142,7 @@ impl Rest {
         };
         let (method, caller) = (&head.method, caller.as_ref().map_err(|error| *error));
         match route {
-            Route::Health => api::not_found(request_id),
+            Route::Health | Route::OpenApi | Route::Docs(_) => api::not_found(request_id),
             Route::Authorize => {
                 let request = AuthorizeRequest { method, body: &body, request_id, traceparent };
                 self.api.authorize(&snapshot, caller, &request)
@@ -214,11 +219,11 @@ impl Rest {
     }
 
     fn health(&self, request_id: &str) -> http::Response<Bytes> {
-        let body = serde_json::json!({
-            "backend": self.current.load().catalog.default_backend().map(BackendName::as_str),
-            "status": "healthy",
-        });
-        let mut response = http::Response::new(Bytes::from(body.to_string()));
+        let current = self.current.load();
+        let backend = current.catalog.default_backend().map(BackendName::as_str);
+        let body = serde_json::to_vec(&Health { backend, status: "healthy" });
+        let body = body.expect("strings are always JSON");
+        let mut response = http::Response::new(Bytes::from(body));
         let json = HeaderValue::from_static("application/json; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, json);
         api::finish(response.headers_mut(), request_id);

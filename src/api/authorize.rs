@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     Api, finish, identity_reason,
@@ -46,19 +47,32 @@ pub struct AuthorizeRequest<'a> {
 
 /// Unknown members are refused: an answer to another question than was meant is worse
 /// than none.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Body {
+#[schema(as = AuthorizeQuestion)]
+pub(super) struct Body {
+    /// What to do with the secret.
+    #[schema(value_type = Option<String>)]
     verb: Option<Verb>,
+    /// The secret's name.
     secret: Option<String>,
+    /// The secret as `secret://backend/name?version=1#field`, in place of all that.
     r#ref: Option<String>,
+    /// The store; where the name leads without.
     backend: Option<String>,
+    /// Which version; the latest without.
     version: Option<String>,
+    /// Which part of a JSON value.
     field: Option<String>,
+    /// The method of a request in the mesh.
     method: Option<String>,
+    /// Where the request goes.
     url: Option<String>,
+    /// The same in two parts: its authority,
     host: Option<String>,
+    /// and its path.
     path: Option<String>,
+    #[schema(value_type = Option<Toward>)]
     destination: Option<BodyDestination>,
 }
 
@@ -71,34 +85,56 @@ enum BodyDestination {
     Toward(Object<Toward>),
 }
 
-#[derive(Default, Deserialize)]
+/// The proxy's destination.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Toward {
+#[schema(as = UseDestination)]
+pub(super) struct Toward {
+    /// The authority.
     host: Option<String>,
+    /// The cluster that the request is routed to.
     cluster: Option<String>,
+    /// The route that it takes.
     route: Option<String>,
+    /// The server name of the TLS handshake.
     sni: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Answer<'a> {
+/// What would be decided.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuthorizeAnswer)]
+pub(super) struct Answer<'a> {
+    /// Whether it would be allowed.
     allowed: bool,
+    /// Who asks: a SPIFFE ID.
     principal: String,
+    /// How that is proven.
     proofs: Vec<&'static str>,
+    /// Why it would be denied.
     reason: Option<&'static str>,
+    /// The policy that decides; none for default deny.
     policy: Option<&'a str>,
+    /// Which of its `to` entries, from 0.
     rule: Option<usize>,
+    /// Which load of the policies decides.
     generation: u64,
+    /// What they say, as a hash.
     policy_hash: &'a str,
+    /// Names this answer in the log.
     decision_id: String,
+    /// The rule of the caller's own that comes nearest to allowing it.
     nearest: Option<Nearest<'a>>,
 }
 
-/// Without where the rule is written: files are the operator's.
-#[derive(Serialize)]
-struct Nearest<'a> {
+/// A rule, without where it is written: files are the operator's.
+#[derive(Serialize, ToSchema)]
+#[schema(as = NearestRule)]
+pub(super) struct Nearest<'a> {
+    /// Its policy.
     policy: &'a str,
+    /// Which of the policy's `to` entries, from 0.
     rule: usize,
+    /// What it asks for and does not get.
     unmet: &'a [String],
 }
 

@@ -1,12 +1,13 @@
 //! What the secrets API reads and writes as JSON.
 
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::{json::Object, problem::ProblemCode};
 
 /// A part of a listing.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct SecretNames {
     /// Those that the caller may list, in order.
     pub(super) secrets: Vec<String>,
@@ -16,7 +17,7 @@ pub(super) struct SecretNames {
 }
 
 /// One version of a secret.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Secret<'a> {
     /// Its name, in canonical form.
     pub(super) name: &'a str,
@@ -25,6 +26,7 @@ pub(super) struct Secret<'a> {
     pub(super) value: Option<&'a str>,
     /// The value, if it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub(super) value_base64: Option<Zeroizing<String>>,
     /// How the value is encoded, if it is not text.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,7 +41,7 @@ pub(super) struct Secret<'a> {
 }
 
 /// How a value that is not text is shown.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Encoding {
     /// RFC 4648, section 4, with padding.
@@ -47,14 +49,14 @@ pub(super) enum Encoding {
 }
 
 /// A secret that was made.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Created<'a> {
     /// As it was sent.
     pub(super) name: &'a str,
 }
 
 /// A secret that was given another value.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Updated<'a> {
     /// Its name, in canonical form.
     pub(super) name: &'a str,
@@ -63,7 +65,7 @@ pub(super) struct Updated<'a> {
 }
 
 /// A secret to make. Either `value` or `value_base64` is there, and not empty.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CreateSecret {
     /// Its name.
@@ -71,9 +73,11 @@ pub(super) struct CreateSecret {
     pub(super) name: Option<String>,
     /// Text.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
     pub(super) value: Option<Zeroizing<String>>,
     /// Any bytes, in base64 (RFC 4648, section 4).
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
     pub(super) value_base64: Option<Zeroizing<String>>,
     /// The store; where the name leads without.
     #[serde(default, deserialize_with = "present")]
@@ -81,27 +85,30 @@ pub(super) struct CreateSecret {
 }
 
 /// A value to give a secret. Either `value` or `value_base64` is there, and not empty.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UpdateSecret {
     /// Text.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
     pub(super) value: Option<Zeroizing<String>>,
     /// Any bytes, in base64 (RFC 4648, section 4).
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
     pub(super) value_base64: Option<Zeroizing<String>>,
 }
 
 /// Secrets to read at once.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BatchGet {
     /// Up to 100.
+    #[schema(value_type = Vec<BatchGetItem>)]
     pub(super) secrets: Vec<Object<BatchGetItem>>,
 }
 
 /// One of them: by `name`, or by `ref` alone.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BatchGetItem {
     /// Its name.
@@ -122,7 +129,7 @@ pub(super) struct BatchGetItem {
 }
 
 /// What was read, and what could not be.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct BatchGetAnswer<'a> {
     /// In the order of the request.
     pub(super) secrets: Vec<BatchGetSecret<'a>>,
@@ -131,7 +138,7 @@ pub(super) struct BatchGetAnswer<'a> {
 }
 
 /// A secret that was read.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct BatchGetSecret<'a> {
     /// Its place in the request, from 0.
     pub(super) index: usize,
@@ -141,7 +148,7 @@ pub(super) struct BatchGetSecret<'a> {
 }
 
 /// A secret that could not be read.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct BatchGetError<'a> {
     /// Its place in the request, from 0.
     pub(super) index: usize,
@@ -157,7 +164,7 @@ pub(super) struct BatchGetError<'a> {
 }
 
 /// Which versions of a secret there are.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct SecretVersions<'a> {
     /// Its name, in canonical form.
     pub(super) name: &'a str,
@@ -168,7 +175,7 @@ pub(super) struct SecretVersions<'a> {
 }
 
 /// What a store says of one version.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct VersionOfSecret {
     /// The store's id or number.
     pub(super) version: String,
@@ -179,6 +186,15 @@ pub(super) struct VersionOfSecret {
     pub(super) created_at: Option<String>,
     /// Whether it can be read.
     pub(super) enabled: bool,
+}
+
+/// That the service runs.
+#[derive(Serialize, ToSchema)]
+pub struct Health<'a> {
+    /// The default store, if there is one.
+    pub backend: Option<&'a str>,
+    /// `healthy`.
+    pub status: &'static str,
 }
 
 /// A member that is there has a value: null is none.

@@ -1,70 +1,22 @@
 //! Errors as callers see them: `application/problem+json` (RFC 9457) with the
 //! `error` string that vaultmux-server's clients read.
 
+mod code;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+pub use self::code::ProblemCode;
 use crate::{
     operation::InvalidOperation,
     policy::{DecisionId, Denial, Reason},
     resolver::{BackendError, ResolveError},
     secret::InvalidReference,
 };
-
-/// What a caller can tell apart. The names are part of the API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProblemCode {
-    /// The request has more than one reading or none.
-    MalformedRequest,
-    /// The secret's name, version, field or backend is malformed.
-    InvalidReference,
-    /// The cursor was changed, is too old, or was given for another listing.
-    InvalidCursor,
-    /// The body is not what the route asks for.
-    InvalidBody,
-    /// No identity was shown.
-    NoIdentity,
-    /// The token shown was refused.
-    InvalidToken,
-    /// The identity shown is malformed, foreign or contradictory.
-    InvalidIdentity,
-    /// Whoever could confirm the identity cannot be asked now.
-    IdentityUnavailable,
-    /// No policy allows it, whether the secret exists or not.
-    Forbidden,
-    /// No such path.
-    NoRoute,
-    /// No such secret, version or field.
-    NotFound,
-    /// The method does nothing here.
-    MethodNotAllowed,
-    /// The secret can be shown in none of the accepted forms.
-    NotAcceptable,
-    /// The secret is not in the state that the request asks for.
-    PreconditionFailed,
-    /// The name is taken.
-    AlreadyExists,
-    /// The body is over the limit.
-    BodyTooLarge,
-    /// The body did not arrive in time.
-    BodyTooSlow,
-    /// The store refused us or answered nonsense.
-    BackendRefused,
-    /// The store is down or failing.
-    BackendUnavailable,
-    /// The caller asks for more than its share.
-    TooManyRequests,
-    /// The store asks for fewer calls.
-    BackendThrottled,
-    /// No answer in time.
-    DeadlineExceeded,
-    /// Our own fault.
-    Internal,
-}
 
 /// A refusal or failure, ready to be sent.
 #[derive(Clone, Debug)]
@@ -76,79 +28,24 @@ pub struct Problem {
     retry_after: Option<Duration>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// A refusal or failure (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemBody<'a> {
+    /// `about:blank`: the code says more than a page would.
     r#type: &'static str,
+    /// The status in words.
     title: &'static str,
+    /// The HTTP status.
     status: u16,
     code: ProblemCode,
+    /// For people; as vaultmux-server has it.
     error: &'a str,
+    /// Ties the answer to the log.
     request_id: &'a str,
+    /// Ties a refusal to the audit stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     decision_id: Option<String>,
-}
-
-// === impl ProblemCode ===
-
-impl ProblemCode {
-    /// The HTTP status that goes with the code.
-    #[must_use]
-    pub fn status(self) -> StatusCode {
-        match self {
-            Self::MalformedRequest
-            | Self::InvalidReference
-            | Self::InvalidCursor
-            | Self::InvalidBody => StatusCode::BAD_REQUEST,
-            Self::NoIdentity | Self::InvalidToken => StatusCode::UNAUTHORIZED,
-            Self::InvalidIdentity | Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::NoRoute | Self::NotFound => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
-            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
-            Self::AlreadyExists => StatusCode::CONFLICT,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-            Self::BackendRefused => StatusCode::BAD_GATEWAY,
-            Self::BackendUnavailable | Self::BackendThrottled | Self::IdentityUnavailable => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-
-    fn text(self) -> &'static str {
-        match self {
-            Self::MalformedRequest => "malformed request",
-            Self::InvalidReference => "invalid secret reference",
-            Self::InvalidCursor => "invalid cursor",
-            Self::InvalidBody => "invalid request body",
-            Self::NoIdentity => {
-                "no identity: call through the mesh, or from the same pod with x-vaultmux-request: true"
-            }
-            Self::InvalidToken => "invalid token",
-            Self::InvalidIdentity => "invalid identity",
-            Self::IdentityUnavailable => "the identity cannot be verified now",
-            Self::Forbidden => "forbidden",
-            Self::NoRoute => "no such path",
-            Self::NotFound => "secret not found",
-            Self::MethodNotAllowed => "method not allowed",
-            Self::NotAcceptable => {
-                "a secret is application/json or application/octet-stream: neither is accepted"
-            }
-            Self::PreconditionFailed => "the secret has changed",
-            Self::AlreadyExists => "secret already exists",
-            Self::BodyTooLarge => "request body too large",
-            Self::BodyTooSlow => "request body did not arrive in time",
-            Self::TooManyRequests => "too many requests",
-            Self::BackendRefused => "the secret store refused the request",
-            Self::BackendUnavailable => "the secret store is unavailable",
-            Self::BackendThrottled => "the secret store is throttling",
-            Self::DeadlineExceeded => "the secret store did not answer in time",
-            Self::Internal => "internal server error",
-        }
-    }
 }
 
 /// What a caller without identity is asked for (RFC 6750, section 3).
@@ -213,7 +110,7 @@ impl Problem {
 
     pub(super) fn into_response(self, request_id: &str) -> Response<Bytes> {
         let status = self.code.status();
-        let body = Body {
+        let body = ProblemBody {
             r#type: "about:blank",
             title: status.canonical_reason().unwrap_or_default(),
             status: status.as_u16(),

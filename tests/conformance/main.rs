@@ -1,9 +1,11 @@
-//! Every store for real: backends against the servers that `make servers` builds.
+//! Every store for real: backends against the servers that `make servers` builds; and the
+//! clients that are made from the OpenAPI document.
 //!
 //! Slower than the rest, so `cargo test` leaves it out; `make conformance` runs it.
 
 mod apiserver;
 mod azure;
+mod clients;
 mod gcp;
 #[path = "../it/harness.rs"]
 #[allow(dead_code, unused_imports, reason = "other tests use the rest")]

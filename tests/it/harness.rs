@@ -8,6 +8,8 @@
 // children beside itself, and one that is included by name does not.
 #[path = "harness/api_server.rs"]
 mod api_server;
+#[path = "harness/browser.rs"]
+mod browser;
 #[path = "harness/certificates.rs"]
 mod certificates;
 #[path = "harness/client.rs"]
@@ -18,6 +20,8 @@ mod envoy;
 mod mesh;
 #[path = "../../src/identity/token/mint.rs"]
 pub(crate) mod mint;
+#[path = "harness/openapi.rs"]
+mod openapi;
 #[path = "harness/process.rs"]
 mod process;
 #[path = "harness/service.rs"]
@@ -26,6 +30,7 @@ mod service;
 mod upstream;
 
 pub(crate) use api_server::{ApiServer, Review};
+pub(crate) use browser::Browser;
 pub(crate) use certificates::{Certificates, Identity};
 pub(crate) use client::{Answer, Body, Client, chunked, sized, with_trailers};
 pub(crate) use envoy::{Edit, Envoy};

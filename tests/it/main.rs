@@ -27,6 +27,7 @@ mod grants;
 mod harness;
 mod limits;
 mod listeners;
+mod openapi;
 mod outages;
 mod peers;
 mod plugin;

@@ -61,7 +61,6 @@ fn name(name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::too_many_lines, reason = "a table")]
 async fn rows_of_the_reference_hold() {
     use Differs::{From, No};
     let at = |name: &str| format!("/v1/secrets/{name}");

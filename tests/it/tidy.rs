@@ -153,6 +153,8 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("kube", &["apiserver", "identity"]),
         ("prost", &["backends"]),
         ("quick_junit", &["cli"]),
+        ("utoipa", &["api"]),
+        ("utoipa_swagger_ui", &["rest"]),
         ("tonic_prost", &["backends"]),
         ("reqwest", &["backends", "identity"]),
         ("governor", &["identity", "rate"]),

@@ -121,7 +121,9 @@ impl Client {
             // Obsolete text: bytes above 0x7f are legal on the wire.
             request = request.header(*name, http::HeaderValue::from_bytes(value.as_bytes())?);
         }
-        timeout(PATIENCE, self.exchange(request.body(body)?)).await?
+        let answer = timeout(PATIENCE, self.exchange(request.body(body)?)).await??;
+        super::openapi::check(method, path, &answer);
+        Ok(answer)
     }
 
     async fn exchange(&self, request: Request<Body>) -> anyhow::Result<Answer> {

@@ -132,7 +132,12 @@ impl Process {
     /// Waits for the process to end by itself and returns its exit code; a signal that
     /// killed it counts as 128 more than its number.
     pub(crate) async fn exit_code(&mut self) -> i32 {
-        let status = timeout(PATIENCE, self.keeper.wait()).await;
+        self.exit_code_within(PATIENCE).await
+    }
+
+    /// The same, for a process that may take that long.
+    pub(crate) async fn exit_code_within(&mut self, patience: Duration) -> i32 {
+        let status = timeout(patience, self.keeper.wait()).await;
         let Ok(status) = status else {
             panic!("{}: still running; it said:\n{}", self.name, self.stderr().join("\n"))
         };
