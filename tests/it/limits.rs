@@ -135,15 +135,12 @@ async fn heads_are_bounded_in_size_and_number() {
 async fn a_caller_has_its_share_and_health_and_admin_have_no_limit() {
     let service = start("{per_principal_rps: 2}").await;
     let client = service.rest_client();
-    let mut refused = None;
-    // Two at once more than the share would be enough on a machine that is never slow.
-    for _ in 0..200 {
-        let answer = client.get("vaultmux.test", "/v1/secrets/zq-orders").await;
-        if answer.status != 200 {
-            refused = Some(answer);
-            break;
-        }
-    }
+    // All at once, so that no machine is too slow for it.
+    let asked = (0..60).map(|_| client.get("vaultmux.test", "/v1/secrets/zq-orders"));
+    let answers = futures_util::future::join_all(asked).await;
+    assert!(answers.iter().all(|answer| [200, 429].contains(&answer.status)));
+    assert!(answers.iter().filter(|answer| answer.status == 200).count() >= 4);
+    let refused = answers.into_iter().find(|answer| answer.status != 200);
     let refused = refused.expect("a share that ends");
     assert_eq!(refused.status, 429);
     let wait: u64 = refused.header("retry-after").parse().expect("seconds");
@@ -265,7 +262,8 @@ async fn rapid_resets_end_their_connection_and_no_other() {
     let (mut read, mut write) = stream.split();
     let mut answer = Vec::new();
     let both = async {
-        tokio::join!(write.write_all(&text), read.read_to_end(&mut answer));
+        // Either may fail: the connection is reset.
+        let _ = tokio::join!(write.write_all(&text), read.read_to_end(&mut answer));
     };
     timeout(PATIENCE, both).await.expect("the connection is ended");
     // GOAWAY with ENHANCE_YOUR_CALM, unless the reset came first.

@@ -139,7 +139,8 @@ async fn a_head_that_does_not_end_is_given_up() {
 
 #[tokio::test]
 async fn a_connection_without_requests_is_closed() {
-    let short = Duration::from_millis(100);
+    // Longer than its first request takes to arrive.
+    let short = Duration::from_secs(1);
     let server = Server::start(ConnectionLimits { idle_timeout: short, ..limits() }).await;
     let mut idle = server.connect(GET).await;
     assert!(rest(&mut idle).await.starts_with("HTTP/1.1 200"));
