@@ -4,12 +4,14 @@
 //! A rule grants nothing: whoever applies it still needs a `use` permit for
 //! every reference, for this caller and this destination.
 
+mod render;
 mod scan;
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use http::{HeaderName, Method};
 
+pub use render::{RenderedHeader, Unfit, UnfitReason, render_headers};
 pub use scan::{HeaderText, Refused, Rewrite, is_same, scan_headers};
 
 use crate::{
@@ -103,6 +105,18 @@ pub fn is_fixed(name: &str) -> bool {
     name.starts_with(':')
         || FIXED.iter().any(|fixed| name.eq_ignore_ascii_case(fixed))
         || name.as_bytes().get(..ENVOY.len()).is_some_and(|head| head.eq_ignore_ascii_case(ENVOY))
+}
+
+/// The headers that rules set. Of several rules for one header the first wins.
+pub fn rules<'a>(matching: impl Iterator<Item = &'a Injection>) -> Vec<Rewrite<'a>> {
+    let mut rewrites: Vec<Rewrite<'a>> = Vec::new();
+    for (name, value) in matching.flat_map(|injection| &injection.headers) {
+        if !rewrites.iter().any(|rewrite| rewrite.name == name) {
+            let value = HeaderText::Resolved(Cow::Borrowed(value));
+            rewrites.push(Rewrite { name: name.clone(), values: vec![value] });
+        }
+    }
+    rewrites
 }
 
 // === impl Template ===

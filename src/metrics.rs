@@ -41,6 +41,7 @@ pub struct Metrics {
     audit_dropped: Counter,
     ext_proc_streams: Family<ResultLabels, Counter>,
     ext_proc_references: Family<ResultLabels, Counter>,
+    ext_authz_references: Family<ResultLabels, Counter>,
     token_verifications: Family<ResultLabels, Counter>,
     token_reviews: Family<ResultLabels, Counter>,
     token_cache_entries: Gauge,
@@ -232,6 +233,7 @@ impl Default for Metrics {
             audit_dropped: Counter::default(),
             ext_proc_streams: Family::default(),
             ext_proc_references: Family::default(),
+            ext_authz_references: Family::default(),
             token_verifications: Family::default(),
             token_reviews: Family::default(),
             token_cache_entries: Gauge::default(),
@@ -341,6 +343,11 @@ impl Default for Metrics {
             "vaultmux_ext_proc_references",
             "Secret references met in requests, by outcome",
             metrics.ext_proc_references.clone(),
+        );
+        registry.register(
+            "vaultmux_ext_authz_references",
+            "Secret references met in requests that ext_authz puts secrets into, by outcome",
+            metrics.ext_authz_references.clone(),
         );
         registry.register(
             "vaultmux_token_verifications",
@@ -564,6 +571,11 @@ impl Metrics {
     /// A secret reference met in a request.
     pub fn ext_proc_reference(&self, result: &'static str) {
         self.ext_proc_references.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// The same, where `ext_authz` puts secrets into requests.
+    pub fn ext_authz_reference(&self, result: &'static str) {
+        self.ext_authz_references.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// A service account's token, or one of somebody else: what became of it.

@@ -12,17 +12,16 @@ use tokio::time::Instant;
 use super::{
     HeadersAnswer, Processor, RequestHeaders,
     attributes::{CallerError, Head},
-    mutation::{self, Unfit},
+    mutation,
 };
 use crate::{
-    api::{self, Api, ApiRequest, Problem, ProblemCode, Recorder},
+    api::{self, Api, ApiRequest, Problem, ProblemCode, Recorder, Refusal},
     audit::Operation,
     identity::Principal,
-    injection::{HeaderText, Refused, Rewrite, is_fixed, is_same, scan_headers},
+    injection::{HeaderText, Rewrite, is_fixed, is_same, scan_headers},
     metrics::{Edge, Metrics},
     operation::SecretPath,
     policy::{DecisionId, Denial, Permit, Reason},
-    resolver::{BackendError, ResolveError},
     secret::{SecretRecord, SecretRef},
     snapshot::{Current, Snapshot},
 };
@@ -43,12 +42,6 @@ struct Exchange<'a> {
     head: &'a Head<'a>,
     request_id: String,
     deadline: Instant,
-}
-
-/// Why a request does not go on: what the caller is told, and what the operator.
-struct Refusal {
-    problem: Problem,
-    details: String,
 }
 
 // === impl SecretProcessor ===
@@ -283,79 +276,5 @@ impl Exchange<'_> {
             destination.cluster = self.head.destination().cluster,
             "ext_proc"
         );
-    }
-}
-
-// === impl Refusal ===
-
-impl From<Denial> for Refusal {
-    fn from(denial: Denial) -> Self {
-        let details = match denial.reason {
-            // Names what to add to the filter's `request_attributes`.
-            Reason::MissingAttribute(attribute) => {
-                format!("binding_attribute_missing:{}", attribute.as_str())
-            }
-            reason @ (Reason::NoIdentity
-            | Reason::InvalidToken
-            | Reason::InvalidIdentity
-            | Reason::Malformed
-            | Reason::NoMatch
-            | Reason::DeniedByPolicy
-            | Reason::PolicyInvalid) => format!("vaultmux_denied_{}", reason.as_str()),
-        };
-        Self { problem: denial.into(), details }
-    }
-}
-
-impl From<Refused> for Refusal {
-    fn from(refused: Refused) -> Self {
-        let details = format!("vaultmux_reference_refused:{}", refused.as_str());
-        let problem = match refused {
-            Refused::Reference(error) => error.into(),
-            Refused::Position | Refused::Unclosed | Refused::NotText | Refused::TooMany => {
-                Problem::with_error(ProblemCode::InvalidReference, refused.to_string())
-            }
-        };
-        Self { problem, details }
-    }
-}
-
-/// The workload did not ask for the secret itself, so a secret that is missing is
-/// not its 404: the set-up behind it is broken, which is a 502, as if the store
-/// had refused. A store that is too slow for the message budget is a 503 with
-/// `Retry-After`: the fetch goes on, and the next attempt finds it done.
-impl From<ResolveError> for Refusal {
-    fn from(error: ResolveError) -> Self {
-        let (code, cause) = match &error {
-            // It never asks for a refresh.
-            ResolveError::RefreshLimit { .. } => (None, "internal"),
-            ResolveError::NoField => (Some(ProblemCode::BackendRefused), "no_field"),
-            ResolveError::Deadline => (Some(ProblemCode::BackendUnavailable), "budget_exceeded"),
-            ResolveError::Internal | ResolveError::Changed => (None, "internal"),
-            ResolveError::Backend { error, .. } => match error {
-                BackendError::NotFound => (Some(ProblemCode::BackendRefused), "not_found"),
-                BackendError::Disabled => (Some(ProblemCode::BackendRefused), "disabled"),
-                BackendError::PendingDeletion => {
-                    (Some(ProblemCode::BackendRefused), "pending_deletion")
-                }
-                BackendError::Conflict => (Some(ProblemCode::BackendRefused), "conflict"),
-                BackendError::PermissionDenied(_) => (None, "permission_denied"),
-                BackendError::Invalid(_) => (None, "invalid"),
-                BackendError::Throttled { .. } => (None, "throttled"),
-                BackendError::Unavailable(_) => (None, "unavailable"),
-                BackendError::TimedOut => (None, "timed_out"),
-            },
-        };
-        let problem = code.map_or_else(|| Problem::from(error), Problem::new);
-        Self { problem, details: format!("vaultmux_backend_{cause}") }
-    }
-}
-
-impl From<Unfit> for Refusal {
-    fn from(unfit: Unfit) -> Self {
-        let text = "the secret cannot be put into a header".to_owned();
-        let problem = Problem::with_error(ProblemCode::BackendRefused, text);
-        let details = format!("vaultmux_value_unfit:{}:{}", unfit.reason, unfit.secret);
-        Self { problem, details }
     }
 }

@@ -17,7 +17,7 @@ use http::HeaderName;
 use super::{CLOSE, InjectedValue, InvalidInjection, OPEN, Template, is_fixed};
 use crate::{
     policy::is_token,
-    secret::{Catalog, InvalidReference},
+    secret::{Catalog, InvalidReference, SecretRef},
 };
 
 /// References in one request.
@@ -178,6 +178,19 @@ fn basic(value: &[u8]) -> Option<Vec<u8>> {
 fn contains_open(value: &[u8]) -> bool {
     // Most values hold no brace at all, which is quickly seen.
     value.contains(&b'{') && value.windows(OPEN.len()).any(|window| window == OPEN.as_bytes())
+}
+
+// === impl Rewrite ===
+
+impl Rewrite<'_> {
+    /// The references in its values, in order.
+    pub fn references(&self) -> impl Iterator<Item = &SecretRef> {
+        let values = self.values.iter().filter_map(|value| match value {
+            HeaderText::Resolved(value) => Some(value.references()),
+            HeaderText::Kept(_) => None,
+        });
+        values.flatten()
+    }
 }
 
 // === impl Refused ===
