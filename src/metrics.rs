@@ -33,6 +33,8 @@ pub struct Metrics {
     backend_in_flight: Family<BackendLabels, Gauge>,
     credentials_expiry: Family<BackendLabels, Gauge>,
     cache_lookups: Family<ResultLabels, Counter>,
+    prefetches: Family<ResultLabels, Counter>,
+    suspicions: Family<ResultLabels, Counter>,
     cache_entries: Gauge,
     cache_bytes: Gauge,
     decisions: Family<DecisionLabels, Counter>,
@@ -225,6 +227,8 @@ impl Default for Metrics {
             backend_in_flight: Family::default(),
             credentials_expiry: Family::default(),
             cache_lookups: Family::default(),
+            prefetches: Family::default(),
+            suspicions: Family::default(),
             cache_entries: Gauge::default(),
             cache_bytes: Gauge::default(),
             decisions: Family::default(),
@@ -333,6 +337,16 @@ impl Default for Metrics {
             "vaultmux_audit_dropped",
             "Audit lines that the sink did not take, or not in time",
             metrics.audit_dropped.clone(),
+        );
+        registry.register(
+            "vaultmux_prefetches",
+            "Fetches ahead of a request that will most likely ask, by what came of them",
+            metrics.prefetches.clone(),
+        );
+        registry.register(
+            "vaultmux_suspicions",
+            "Secrets that a destination refused, by what came of it",
+            metrics.suspicions.clone(),
         );
         registry.register(
             "vaultmux_ext_proc_streams",
@@ -560,6 +574,16 @@ impl Metrics {
     /// Audit lines that are lost.
     pub fn audit_dropped(&self, lines: u64) {
         self.audit_dropped.inc_by(lines);
+    }
+
+    /// A fetch ahead of a request.
+    pub fn prefetch(&self, result: &'static str) {
+        self.prefetches.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// A secret that a destination refused.
+    pub fn suspicion(&self, result: &'static str) {
+        self.suspicions.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// An `ext_proc` stream that ended.
