@@ -8,6 +8,7 @@ mod audit;
 mod backend;
 mod environment;
 mod error;
+mod ext_authz;
 mod ext_proc;
 mod file;
 mod identity;
@@ -37,7 +38,7 @@ pub use self::{
 use crate::{
     audit::AuditSettings,
     identity::{PeerPatterns, TokenSettings},
-    injection::Injection,
+    injection::{CheckInjection, Injection},
     net::serve::ConnectionLimits,
     operation::SecretRoutes,
     resolver::ResolverSettings,
@@ -94,6 +95,8 @@ pub struct Config {
     pub injections: Arc<[Injection]>,
     /// Who may tell that secrets have changed, by name.
     pub webhooks: BTreeMap<String, WebhookConfig>,
+    /// What `ext_authz` does about them.
+    pub check_injection: CheckInjection,
     /// What is logged, and how.
     pub log: LogConfig,
     /// Where decisions are written, if they are.

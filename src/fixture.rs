@@ -99,7 +99,10 @@ pub(crate) fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
     let BackendSettings::Memory { secrets } = &config.backends[0].1 else { panic!("memory") };
     let secrets = secrets.iter().map(|(name, value)| (name.clone(), value.value().clone()));
     let store: Arc<dyn SecretBackend> = Arc::new(MemoryBackend::new(secrets));
-    over(&config, store, metrics)
+    let mut snapshot = over(&config, store, metrics);
+    // It takes a runtime, which many tests do without.
+    snapshot.check_injection.prefetch = false;
+    snapshot
 }
 
 /// The same over another store.
@@ -122,6 +125,7 @@ pub(crate) fn over(
         grants: Arc::new(GrantKeys::random(Duration::from_secs(30)).expect("random bytes")),
         secret_routes: config.secret_routes.clone(),
         injections: Arc::clone(&config.injections),
+        check_injection: config.check_injection.clone(),
         limits: config.limits,
         shares: Shares::succeeding(&config.limits, None),
         webhooks: Arc::default(),

@@ -6,6 +6,7 @@
 
 mod render;
 mod scan;
+mod stated;
 
 use std::{borrow::Cow, fmt};
 
@@ -13,6 +14,7 @@ use http::{HeaderName, Method};
 
 pub use render::{RenderedHeader, Unfit, UnfitReason, render_headers};
 pub use scan::{HeaderText, Refused, Rewrite, is_same, scan_headers};
+pub use stated::{CheckInjection, StatedDestination};
 
 use crate::{
     policy::{Destination, canonical_host},
@@ -202,6 +204,13 @@ impl InjectionMatch {
                 .ok_or_else(|| InvalidInjection::Host(host.clone()))
         };
         hosts.iter().map(canonical).collect()
+    }
+
+    /// Whether the rule is for this request, or would be if the proxy had told the cluster.
+    #[must_use]
+    pub fn could_match(&self, method: &str, path: Option<&str>, to: &Destination<'_>) -> bool {
+        let cluster = to.cluster.or(self.clusters.first().map(String::as_str));
+        self.matches(method, path, &Destination { cluster, ..*to })
     }
 
     /// Whether the rule is for this request. `path` is canonical, without query.

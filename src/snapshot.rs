@@ -16,7 +16,7 @@ use crate::{
         Bearer, Evidence, ForwardedClientCert, GrantKeys, IdentityError, Principal, SpiffeId,
         TokenError, TokenVerifier, TrustDomain,
     },
-    injection::Injection,
+    injection::{CheckInjection, Injection},
     operation::SecretRoutes,
     policy::PolicySet,
     rate::RateLimit,
@@ -55,6 +55,8 @@ pub struct Snapshot {
     pub secret_routes: SecretRoutes,
     /// Secrets put into requests without a reference.
     pub injections: Arc<[Injection]>,
+    /// What `ext_authz` does about them.
+    pub check_injection: CheckInjection,
     /// Bounds on work and memory.
     pub limits: Limits,
     /// How many requests each caller has left.

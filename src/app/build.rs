@@ -114,6 +114,7 @@ pub(super) fn snapshot(
         grants,
         secret_routes: config.secret_routes.clone(),
         injections: Arc::clone(&config.injections),
+        check_injection: config.check_injection.clone(),
         limits: config.limits,
         shares,
         webhooks,

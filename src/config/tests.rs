@@ -305,6 +305,59 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             &with("limits: {backend_timeout: 18446744073709551615s}\n"),
             "dir/vaultmux.yaml:3: limits.backend_timeout: \"18446744073709551615s\" is longer than a year",
         ),
+        (&with("ext_authz: {inject: true, more: 1}\n"), "dir/vaultmux.yaml:3: ext_authz"),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['10.0.0.0/8'], hosts: [a], cluster: c}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: proxies needs SPIFFE IDs, and nothing else",
+        ),
+        (
+            &with("ext_authz:\n  destinations:\n    - {proxies: [], hosts: [a], cluster: c}\n"),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: proxies needs SPIFFE IDs",
+        ),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['spiffe://cluster.local/ns/e/sa/g/x'], hosts: [a], cluster: c}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: proxies: ",
+        ),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['spiffe://cluster.local/ns/e/sa/g'], hosts: [], cluster: c}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: hosts needs at least one",
+        ),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['spiffe://cluster.local/ns/e/sa/g'], hosts: ['*'], cluster: c}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: hosts: \"*\" is not a host name",
+        ),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['spiffe://cluster.local/ns/e/sa/g'], hosts: [A.test], cluster: c}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: hosts: \"A.test\" is not a host name",
+        ),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['spiffe://cluster.local/ns/e/sa/g'], hosts: [a]}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: needs cluster or route",
+        ),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['spiffe://cluster.local/ns/e/sa/g'], hosts: [a], cluster: ''}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: cluster and route are names",
+        ),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['spiffe://cluster.local/ns/e/sa/g'], hosts: [a], clusters: [c]}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations",
+        ),
         (
             &with("ext_proc: {message_budget: 0}\n"),
             "dir/vaultmux.yaml:3: ext_proc.message_budget: must be longer than 0",

@@ -37,6 +37,9 @@ pub enum UnfitReason {
     /// A colon in the user of `Basic`, where it would move the rest to the password.
     #[error("colon_in_username")]
     Colon,
+    /// Not text, where the proxy takes nothing else.
+    #[error("not_text")]
+    NotText,
     /// Not among what was resolved.
     #[error("unresolved")]
     Unresolved,

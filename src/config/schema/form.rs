@@ -66,6 +66,12 @@ texts! {
         "unix|spiffe://[a-z0-9._-]{1,255}/ns/", part!(label), "/sa/(\\*|", part!(subdomain), ")|",
         part!(ip4), "(/[0-9]{1,2})?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(/[0-9]{1,3})?",
     );
+    /// A SPIFFE ID, whose service account may be `*`.
+    ProxyId = concat!(
+        "spiffe://[a-z0-9._-]{1,255}/ns/", part!(label), "/sa/(\\*|", part!(subdomain), ")",
+    );
+    /// A host in lower case, with or without a port.
+    Authority = "(\\.?[a-z0-9_-]+(\\.[a-z0-9_-]+)*|\\[[0-9a-f:.]*\\])(:[0-9]{1,5})?";
     /// A trust domain.
     TrustDomain = "[a-z0-9._-]{1,255}";
     /// A namespace.
