@@ -97,6 +97,8 @@ pub struct Config {
     pub webhooks: BTreeMap<String, WebhookConfig>,
     /// What `ext_authz` does about them.
     pub check_injection: CheckInjection,
+    /// By which statuses destinations refuse secrets.
+    pub suspect_statuses: Arc<[u16]>,
     /// What is logged, and how.
     pub log: LogConfig,
     /// Where decisions are written, if they are.

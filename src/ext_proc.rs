@@ -11,9 +11,11 @@
 
 mod attributes;
 mod mutation;
+mod patience;
 mod phase;
 mod request;
 mod stream;
+mod suspects;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +35,7 @@ use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
+use self::patience::Extension;
 pub use self::request::SecretProcessor;
 use crate::{identity::Peer, metrics::Metrics, snapshot::Current};
 
@@ -45,6 +48,7 @@ pub struct ExtProc<P = SecretProcessor> {
     processor: Arc<P>,
     metrics: Arc<Metrics>,
     mode_override: bool,
+    extension: Option<Extension>,
     shutdown: CancellationToken,
 }
 
@@ -54,6 +58,9 @@ pub struct ExtProcSettings {
     /// How long the headers of a request may wait for secrets. Less than Envoy's
     /// `message_timeout` (200 ms unless set), so that the answer is ours.
     pub message_budget: Duration,
+    /// What Envoy's `max_message_timeout` is, so that it may be asked for more time once
+    /// `message_budget` is over. None where Envoy grants none.
+    pub max_message_timeout: Option<Duration>,
     /// Whether to ask Envoy, request by request, not to send what is not needed.
     /// Takes effect only where the filter has `allow_mode_override`.
     pub mode_override: bool,
@@ -67,6 +74,12 @@ pub trait Processor: Send + Sync + 'static {
         &self,
         request: RequestHeaders,
     ) -> impl Future<Output = HeadersAnswer> + Send;
+}
+
+/// Sees what comes back to a request.
+pub trait Watch: Send + Sync {
+    /// Sees the headers of the response, which are not changed.
+    fn on_response_headers(&mut self, headers: &HttpHeaders);
 }
 
 /// The headers of a request, and what Envoy says about it. Without `Debug`, since
@@ -89,6 +102,8 @@ pub enum HeadersAnswer {
     Continue,
     /// It goes on with other headers.
     Mutate(HeaderMutation),
+    /// The same, and somebody wants to see what comes back.
+    Watch(HeaderMutation, Box<dyn Watch>),
     /// It ends here, with this response.
     Respond(ImmediateResponse),
 }
@@ -97,7 +112,11 @@ pub enum HeadersAnswer {
 
 impl Default for ExtProcSettings {
     fn default() -> Self {
-        Self { message_budget: Duration::from_millis(150), mode_override: false }
+        Self {
+            message_budget: Duration::from_millis(150),
+            max_message_timeout: None,
+            mode_override: false,
+        }
     }
 }
 
@@ -107,9 +126,11 @@ impl ExtProc {
     /// The service that resolves secrets.
     #[must_use]
     pub fn new(current: Current, metrics: Arc<Metrics>, settings: ExtProcSettings) -> Self {
-        let processor =
-            SecretProcessor::new(current, Arc::clone(&metrics), settings.message_budget);
-        Self::with_processor(processor, metrics, settings.mode_override)
+        let extension = Extension::new(settings.message_budget, settings.max_message_timeout);
+        let budget = extension.map_or(settings.message_budget, Extension::budget);
+        let processor = SecretProcessor::new(current, Arc::clone(&metrics), budget);
+        let service = Self::with_processor(processor, metrics, settings.mode_override);
+        Self { extension, ..service }
     }
 }
 
@@ -118,7 +139,8 @@ impl<P: Processor> ExtProc<P> {
     #[must_use]
     pub fn with_processor(processor: P, metrics: Arc<Metrics>, mode_override: bool) -> Self {
         let processor = Arc::new(processor);
-        Self { processor, metrics, mode_override, shutdown: CancellationToken::new() }
+        let shutdown = CancellationToken::new();
+        Self { processor, metrics, mode_override, extension: None, shutdown }
     }
 
     /// Ends open streams with `UNAVAILABLE` once the token is cancelled. Cancel it
@@ -150,6 +172,7 @@ impl<P: Processor> ExternalProcessor for ExtProc<P> {
             peer,
             Arc::clone(&self.processor),
             phase::Phases::new(self.mode_override),
+            self.extension,
             self.shutdown.clone(),
             Arc::clone(&self.metrics),
         );

@@ -126,6 +126,7 @@ pub(crate) fn over(
         secret_routes: config.secret_routes.clone(),
         injections: Arc::clone(&config.injections),
         check_injection: config.check_injection.clone(),
+        suspect_statuses: Arc::clone(&config.suspect_statuses),
         limits: config.limits,
         shares: Shares::succeeding(&config.limits, None),
         webhooks: Arc::default(),

@@ -57,6 +57,8 @@ pub struct Snapshot {
     pub injections: Arc<[Injection]>,
     /// What `ext_authz` does about them.
     pub check_injection: CheckInjection,
+    /// By which statuses destinations refuse secrets; none if responses are not looked at.
+    pub suspect_statuses: Arc<[u16]>,
     /// Bounds on work and memory.
     pub limits: Limits,
     /// How many requests each caller has left.

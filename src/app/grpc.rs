@@ -56,6 +56,7 @@ impl Grpc {
     ) -> Self {
         let settings = ExtProcSettings {
             message_budget: config.message_budget,
+            max_message_timeout: config.max_message_timeout,
             mode_override: config.mode_override,
         };
         Self {

@@ -275,7 +275,7 @@ impl Reloader {
             changed.push("limits of connections");
         }
         if config.ext_proc != self.config.ext_proc {
-            changed.push("ext_proc.message_budget or mode_override");
+            changed.push("ext_proc.message_budget, max_message_timeout or mode_override");
         }
         if config.log.format != self.config.log.format {
             changed.push("telemetry.log.format");

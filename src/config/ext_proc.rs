@@ -23,6 +23,9 @@ pub struct ExtProcConfig {
     /// How long a header phase may wait for secrets. Keep it below Envoy's
     /// `message_timeout` (200 ms unless set): after that Envoy answers 504 itself.
     pub message_budget: Duration,
+    /// What Envoy's `max_message_timeout` is: once the budget is over, it is asked for that
+    /// much.
+    pub max_message_timeout: Option<Duration>,
     /// Whether to switch off phases that have no work.
     pub mode_override: bool,
 }
@@ -36,6 +39,16 @@ pub(super) struct ExtProcFile {
     /// `message_timeout` (200 ms unless set): after that Envoy answers 504 itself.
     #[schemars(with = "Option<schema::LongerThanZero>")]
     message_budget: Option<Spanned<Period>>,
+    /// What the filter's `max_message_timeout` is, longer than `message_budget`. Once the budget
+    /// is over, Envoy is asked to wait for that long, and secrets may take nine tenths of it.
+    /// Without it they have the budget alone.
+    #[schemars(with = "Option<schema::LongerThanZero>")]
+    max_message_timeout: Option<Spanned<Period>>,
+    /// Statuses by which a destination says that a credential does not hold, such as 401. A
+    /// secret that it answers so to is fetched again, every 30 s at most. None by default:
+    /// responses are not looked at.
+    #[schemars(with = "Vec<schema::Between<400, 599>>")]
+    suspect_statuses: Vec<Spanned<u16>>,
     /// Whether to switch off phases that have no work; true by default. Needs Envoy's
     /// `allow_mode_override`.
     mode_override: Option<bool>,
@@ -119,7 +132,7 @@ impl ExtProcFile {
         self,
         catalog: &Catalog,
         context: &Context<'_>,
-    ) -> Result<(ExtProcConfig, Vec<Injection>), ConfigError> {
+    ) -> Result<(ExtProcConfig, Vec<Injection>, Vec<u16>), ConfigError> {
         let message_budget = match self.message_budget {
             None => Duration::from_millis(150),
             Some(budget) if budget.value.0.is_zero() => {
@@ -128,8 +141,25 @@ impl ExtProcFile {
             }
             Some(budget) => budget.value.0,
         };
-        let config =
-            ExtProcConfig { message_budget, mode_override: self.mode_override.unwrap_or(true) };
+        let max_message_timeout = match self.max_message_timeout {
+            Some(max) if max.value.0 <= message_budget => {
+                let (at, key) = (line(&max), "ext_proc.max_message_timeout");
+                let why = "must be longer than message_budget: there is no more time to ask for";
+                return Err(ConfigError::key(context.path, at, key, why));
+            }
+            max => max.map(|max| max.value.0),
+        };
+        let mode_override = self.mode_override.unwrap_or(true);
+        let config = ExtProcConfig { message_budget, max_message_timeout, mode_override };
+        let statuses = self.suspect_statuses.iter().map(|status| match status.value {
+            400..=599 => Ok(status.value),
+            other => {
+                let why = format!("{other} is not between 400 and 599");
+                let (at, key) = (line(status), "ext_proc.suspect_statuses");
+                Err(ConfigError::key(context.path, at, key, why))
+            }
+        });
+        let statuses = statuses.collect::<Result<Vec<_>, _>>()?;
         let mut injections: Vec<Injection> = Vec::new();
         for file in self.injections {
             let at = line(&file);
@@ -141,7 +171,7 @@ impl ExtProcFile {
             }
             injections.push(injection(file.value, catalog).map_err(refuse)?);
         }
-        Ok((config, injections))
+        Ok((config, injections, statuses))
     }
 }
 

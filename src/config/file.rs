@@ -253,7 +253,7 @@ impl File {
         let limits = self.limits.bounds(resolver.backend_timeout, context)?;
         let connections = self.limits.connections(context)?;
         let check_injection = self.ext_authz.check(context)?;
-        let (ext_proc, injections) = self.ext_proc.check(&catalog, context)?;
+        let (ext_proc, injections, suspect_statuses) = self.ext_proc.check(&catalog, context)?;
 
         let webhooks = webhook::check(self.webhooks, &backends, context)?;
 
@@ -275,6 +275,7 @@ impl File {
             injections: injections.into(),
             webhooks,
             check_injection,
+            suspect_statuses: suspect_statuses.into(),
             log: self.telemetry.log.check(context)?,
             audit: self.audit.map(|audit| audit.check(context)).transpose()?,
             shutdown_grace: self.shutdown.grace.map_or(Duration::from_secs(25), |grace| grace.0),

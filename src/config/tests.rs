@@ -359,6 +359,14 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             "dir/vaultmux.yaml:5: ext_authz.destinations",
         ),
         (
+            &with("ext_proc: {max_message_timeout: 150ms}\n"),
+            "dir/vaultmux.yaml:3: ext_proc.max_message_timeout: must be longer than message_budget",
+        ),
+        (
+            &with("ext_proc: {suspect_statuses: [401, 302]}\n"),
+            "dir/vaultmux.yaml:3: ext_proc.suspect_statuses: 302 is not between 400 and 599",
+        ),
+        (
             &with("ext_proc: {message_budget: 0}\n"),
             "dir/vaultmux.yaml:3: ext_proc.message_budget: must be longer than 0",
         ),

@@ -12,9 +12,10 @@ use envoy_types::pb::envoy::{
         processing_mode::{BodySendMode, HeaderSendMode},
     },
     service::ext_proc::v3::{
-        BodyMutation, BodyResponse, CommonResponse, HeadersResponse, HttpBody, ProcessingRequest,
-        ProcessingResponse, ProtocolConfiguration, StreamedBodyResponse, TrailersResponse,
-        body_mutation::Mutation, processing_request, processing_response::Response,
+        BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, HttpBody,
+        ProcessingRequest, ProcessingResponse, ProtocolConfiguration, StreamedBodyResponse,
+        TrailersResponse, body_mutation::Mutation, processing_request,
+        processing_response::Response,
     },
 };
 
@@ -178,15 +179,32 @@ impl Phases {
                 return respond(Response::ImmediateResponse(response));
             }
             HeadersAnswer::Continue => None,
-            HeadersAnswer::Mutate(mutation) => Some(mutation),
+            HeadersAnswer::Mutate(mutation) | HeadersAnswer::Watch(mutation, _) => Some(mutation),
         };
+        self.headers(mutation, HeaderSendMode::Skip)
+    }
+
+    /// Answers request headers, and asks for those of the response.
+    pub(super) fn answer_watching(
+        &mut self,
+        _: HeadersTurn,
+        mutation: HeaderMutation,
+    ) -> ProcessingResponse {
+        self.headers(Some(mutation), HeaderSendMode::Send)
+    }
+
+    fn headers(
+        &self,
+        mutation: Option<HeaderMutation>,
+        response_headers: HeaderSendMode,
+    ) -> ProcessingResponse {
         let common = mutation.map(|mutation| CommonResponse {
             header_mutation: Some(mutation),
             ..CommonResponse::default()
         });
         let mut answer = respond(Side::Request.headers(common));
         if self.mode_override && !self.override_ignored {
-            answer.mode_override = Some(nothing_more());
+            answer.mode_override = Some(nothing_more(response_headers));
         }
         answer
     }
@@ -199,12 +217,12 @@ impl Phases {
     }
 }
 
-/// Asks for none of the phases that nothing is done in. Body modes have no
+/// Asks for none of the phases that nothing is done in, of response headers as told. Body modes have no
 /// "as configured": what is not set means NONE.
-fn nothing_more() -> ProcessingMode {
+fn nothing_more(response_headers: HeaderSendMode) -> ProcessingMode {
     ProcessingMode {
         request_header_mode: HeaderSendMode::Default.into(),
-        response_header_mode: HeaderSendMode::Skip.into(),
+        response_header_mode: response_headers.into(),
         request_body_mode: BodySendMode::None.into(),
         response_body_mode: BodySendMode::None.into(),
         request_trailer_mode: HeaderSendMode::Skip.into(),

@@ -4,7 +4,6 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::service::ext_proc::v3::HeaderMutation;
 use futures_util::future::try_join_all;
 use http::{Method, Response};
 use tokio::time::Instant;
@@ -13,6 +12,7 @@ use super::{
     HeadersAnswer, Processor, RequestHeaders,
     attributes::{CallerError, Head},
     mutation,
+    suspects::Suspects,
 };
 use crate::{
     api::{self, Api, ApiRequest, Problem, ProblemCode, Recorder, Refusal},
@@ -160,9 +160,9 @@ impl Exchange<'_> {
             }
         };
         match outcome {
-            Ok(mutation) => {
+            Ok(answer) => {
                 self.log("injected", Some(&principal), None);
-                HeadersAnswer::Mutate(mutation)
+                answer
             }
             Err(refusal) => self.refuse(Some(&principal), refusal),
         }
@@ -190,7 +190,7 @@ impl Exchange<'_> {
         &self,
         principal: &Principal,
         rewrites: &[Rewrite<'_>],
-    ) -> Result<HeaderMutation, Refusal> {
+    ) -> Result<HeadersAnswer, Refusal> {
         // A rule for such a header would do nothing, and do so silently.
         let mut names = rewrites.iter().map(|rewrite| rewrite.name.as_str());
         if let Some(name) = names.find(|name| is_fixed(name)) {
@@ -198,17 +198,30 @@ impl Exchange<'_> {
             return Err(Refusal { problem: Problem::new(ProblemCode::Internal), details });
         }
         let permits = self.authorize(principal, rewrites)?;
-        let resolver = &self.snapshot.resolver;
+        let Snapshot { resolver, suspect_statuses, .. } = self.snapshot;
         let resolved = permits.iter().map(|permit| async move {
             let record = resolver.resolve(permit, self.deadline).await;
             let result = if record.is_ok() { "resolved" } else { "failed" };
             self.metrics.ext_proc_reference(result);
-            record.map(|record| (permit.secret(), record))
+            record
         });
-        let resolved: HashMap<&SecretRef, SecretRecord> =
-            try_join_all(resolved).await?.into_iter().collect();
+        let records: Vec<SecretRecord> = try_join_all(resolved).await?;
+        let secrets = permits.iter().map(Permit::secret);
+        let resolved: HashMap<&SecretRef, &SecretRecord> = secrets.zip(&records).collect();
         let value = |secret: &SecretRef| resolved.get(secret).map(|record| &record.value);
-        Ok(mutation::rewrite(rewrites, value)?)
+        let mutation = mutation::rewrite(rewrites, value)?;
+        if suspect_statuses.is_empty() || permits.is_empty() {
+            return Ok(HeadersAnswer::Mutate(mutation));
+        }
+        let versions: Vec<_> = records.iter().map(|record| Arc::clone(&record.version)).collect();
+        let used = permits.into_iter().zip(versions);
+        let suspects = Suspects {
+            resolver: resolver.clone(),
+            statuses: Arc::clone(suspect_statuses),
+            used: used.collect(),
+            request_id: self.request_id.clone(),
+        };
+        Ok(HeadersAnswer::Watch(mutation, Box::new(suspects)))
     }
 
     /// A permit for every distinct reference, or the first denial.

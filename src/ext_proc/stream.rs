@@ -6,14 +6,18 @@
 
 use std::{error::Error as _, panic::AssertUnwindSafe, sync::Arc};
 
-use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    ProcessingRequest, ProcessingResponse, processing_request::Request,
+};
 use futures_util::{FutureExt as _, Stream, stream};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::{
-    Processor,
-    phase::{Echo, OutOfOrder, Phases, Step},
+    HeadersAnswer, Processor, Watch,
+    patience::{Extension, Pending},
+    phase::{Echo, HeadersTurn, OutOfOrder, Phases, Step},
 };
 use crate::{identity::Peer, metrics::Metrics};
 
@@ -23,6 +27,12 @@ pub(super) struct Driver<P> {
     peer: Option<Arc<Peer>>,
     processor: Arc<P>,
     phases: Phases,
+    /// Whether Envoy may be asked for more time.
+    extension: Option<Extension>,
+    /// What Envoy was asked for more time for.
+    pending: Option<Pending>,
+    /// Who wants to see the response.
+    watch: Option<Box<dyn Watch>>,
     /// What is left of an answer in several messages.
     echo: Option<Echo>,
     shutdown: CancellationToken,
@@ -58,11 +68,13 @@ impl<P: Processor> Driver<P> {
         peer: Option<Arc<Peer>>,
         processor: Arc<P>,
         phases: Phases,
+        extension: Option<Extension>,
         shutdown: CancellationToken,
         metrics: Arc<Metrics>,
     ) -> Self {
         let end = End { metrics, failed: false };
-        Self { inbound, peer, processor, phases, echo: None, shutdown, end }
+        let (pending, watch, echo) = (None, None, None);
+        Self { inbound, peer, processor, phases, extension, pending, watch, echo, shutdown, end }
     }
 
     /// The answers. Whatever goes wrong, a panic included, is an error item; the
@@ -91,6 +103,14 @@ impl<P: Processor> Driver<P> {
                 return Ok(Some(answer));
             }
             self.echo = None;
+            if let Some(Pending { turn, answer }) = self.pending.take() {
+                let answer = tokio::select! {
+                    biased;
+                    () = self.shutdown.cancelled() => return Err(Abort::Shutdown),
+                    answer = answer => answer,
+                };
+                return Ok(Some(self.answer(turn, answer)));
+            }
             let message = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Err(Abort::Shutdown),
@@ -99,16 +119,47 @@ impl<P: Processor> Driver<P> {
             let Some(message) = message.map_err(unreadable)? else {
                 return Ok(None);
             };
+            if let (Some(watch), Some(Request::ResponseHeaders(headers))) =
+                (&mut self.watch, &message.request)
+            {
+                watch.on_response_headers(headers);
+            }
             match self.phases.next(message)? {
                 Step::Process(turn, mut request) => {
                     request.peer.clone_from(&self.peer);
-                    let answer = self.processor.on_request_headers(*request).await;
-                    return Ok(Some(self.phases.answer(turn, answer)));
+                    let Some(extension) = self.extension else {
+                        let answer = self.processor.on_request_headers(*request).await;
+                        return Ok(Some(self.answer(turn, answer)));
+                    };
+                    let processor = Arc::clone(&self.processor);
+                    let answer = async move { processor.on_request_headers(*request).await };
+                    let mut answer = answer.boxed();
+                    return Ok(Some(match timeout(extension.after, &mut answer).await {
+                        Ok(answer) => self.answer(turn, answer),
+                        Err(_) => {
+                            self.pending = Some(Pending { turn, answer });
+                            extension.message()
+                        }
+                    }));
                 }
                 Step::Answer(answer) => return Ok(Some(*answer)),
                 Step::Echo(echo) => self.echo = Some(echo),
                 Step::Nothing => {}
             }
+        }
+    }
+}
+
+impl<P> Driver<P> {
+    fn answer(&mut self, turn: HeadersTurn, answer: HeadersAnswer) -> ProcessingResponse {
+        match answer {
+            HeadersAnswer::Watch(mutation, watch) => {
+                self.watch = Some(watch);
+                self.phases.answer_watching(turn, mutation)
+            }
+            answer @ (HeadersAnswer::Continue
+            | HeadersAnswer::Mutate(_)
+            | HeadersAnswer::Respond(_)) => self.phases.answer(turn, answer),
         }
     }
 }

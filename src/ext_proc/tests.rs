@@ -2,6 +2,7 @@
 
 mod headers;
 mod identity;
+mod patience;
 mod streams;
 
 use std::{
@@ -100,6 +101,7 @@ fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
         ]),
         injections: Arc::new([injection]),
         check_injection: CheckInjection::default(),
+        suspect_statuses: Arc::new([]),
         limits: crate::snapshot::Limits::default(),
         shares: crate::snapshot::Shares::default(),
         webhooks: Arc::default(),

@@ -1,7 +1,7 @@
 //! Secrets that are not known yet, between a real Envoy and a store in the test's hand:
-//! fetched ahead of the filter that puts them there.
+//! fetched ahead, fetched late, and fetched again after a destination refused them.
 
-use crate::harness::{Edge, Service, Store};
+use crate::harness::{Answer, Edge, Service, Store};
 
 const REFERENCE: (&str, &str) = ("x-api-key", "{{secret://aws/zq-stripe}}");
 const HOST: &str = "api.stripe.test";
@@ -85,4 +85,73 @@ async fn the_check_fetches_and_ext_proc_only_joins() {
         assert_eq!(answer.status, 403, "{reference}");
     }
     assert_eq!(store.calls(), 2);
+}
+
+/// A store that is slower than the service may be: it says so itself, before Envoy does, and
+/// the fetch goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_too_slow_is_a_503_of_ours_and_the_next_attempt_is_hot() {
+    let store = Store::start("canary-v1").await;
+    store.close();
+    let (_service, edge) = start(&store, "", &[PATIENT_ENVOY]).await;
+    let answer = edge.api().request("GET", HOST, "/", &[REFERENCE]).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(answer.headers["retry-after"], "1");
+    let line = edge.envoy.access(0).await;
+    assert_eq!(line["details"], "vaultmux_backend_budget_exceeded", "{line}");
+    assert!(edge.payment.received().is_empty());
+    store.open();
+    let answer = until_ok(&edge).await;
+    assert!(answer.text().contains("canary-v1"), "{}", answer.text());
+    assert_eq!(store.calls(), 1);
+    assert_eq!(edge.envoy.counter("ext_proc.message_timeouts").await, 0);
+}
+
+/// Where Envoy may be asked for more time, it is asked, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_waits_longer_where_it_may_be_asked_to() {
+    const LONG: &str = "ext_proc: {message_budget: 100ms, max_message_timeout: 50s}\n";
+    let store = Store::start("canary-v1").await;
+    store.close();
+    let timeouts =
+        ("message_timeout: 1s", "message_timeout: 30s\n              max_message_timeout: 50s");
+    let (_service, edge) = start(&store, LONG, &[timeouts]).await;
+    let client = edge.api();
+    let request = client.request("GET", HOST, "/", &[REFERENCE]);
+    let release = async {
+        for _ in 0..3000 {
+            if edge.envoy.counter("ext_proc.override_message_timeout_received").await > 0 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        store.open();
+    };
+    let (answer, ()) = tokio::join!(request, release);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.text().contains("canary-v1"), "{}", answer.text());
+    assert_eq!(store.calls(), 1);
+    for (counter, expected) in [
+        ("override_message_timeout_received", 1),
+        ("override_message_timeout_ignored", 0),
+        ("message_timeouts", 0),
+        ("spurious_msgs_received", 0),
+    ] {
+        let found = edge.envoy.counter(&format!("ext_proc.{counter}")).await;
+        assert_eq!(found, expected, "{counter}");
+    }
+    // What is there at once takes no more time.
+    assert_eq!(edge.api().request("GET", HOST, "/", &[REFERENCE]).await.status, 200);
+    assert_eq!(edge.envoy.counter("ext_proc.override_message_timeout_received").await, 1);
+}
+
+/// The answer once the fetch that goes on has come to its end.
+async fn until_ok(edge: &Edge) -> Answer {
+    for _ in 0..1000 {
+        let answer = edge.api().request("GET", HOST, "/", &[REFERENCE]).await;
+        if answer.status != 503 {
+            return answer;
+        }
+    }
+    panic!("the value never arrived");
 }

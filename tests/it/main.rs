@@ -20,6 +20,7 @@ mod envoy_http_rules;
 mod envoy_identity;
 mod envoy_injection;
 mod envoy_panic;
+mod envoy_rotated;
 mod envoy_secrets;
 mod envoy_sidecar;
 mod envoy_traps;

@@ -22,6 +22,7 @@ const INEXPRESSIBLE: &[(&str, &str)] = &[
     ("must be 1s or longer", "it cannot reckon with durations"),
     ("must be at least 10m", "it cannot reckon with durations"),
     ("is longer than a year", "it cannot reckon with durations"),
+    ("must be longer than message_budget", "it cannot reckon with durations"),
     ("secret name cannot contain '..'", "names are what the store takes"),
     ("there is no service account token at", "what is on the machine"),
     ("cannot be read: ", "what is on the machine"),

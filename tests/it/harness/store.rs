@@ -42,6 +42,12 @@ impl Store {
         format!("{{type: aws_secrets_manager, region: us-east-1, endpoint_url: '{}'}}", self.url)
     }
 
+    /// Puts another value in place.
+    pub(crate) fn rotate(&self, value: &str) {
+        let mut held = self.value.lock().expect("no panic while held");
+        *held = (value.to_owned(), held.1 + 1);
+    }
+
     /// Lets calls wait.
     pub(crate) fn close(&self) {
         self.open.send_replace(false);
