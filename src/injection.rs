@@ -4,7 +4,15 @@
 //! A rule grants nothing: whoever applies it still needs a `use` permit for
 //! every reference, for this caller and this destination.
 
+mod encoding;
+mod finder;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod scan;
+mod scanner;
+mod substitution;
+mod surface;
 
 use std::fmt;
 
@@ -15,6 +23,14 @@ pub use scan::{HeaderText, Refused, Rewrite, is_same, scan_headers};
 use crate::{
     policy::{Destination, canonical_host},
     secret::{Catalog, InvalidReference, SecretRef},
+};
+
+pub use self::{
+    encoding::{Encoding, NotText},
+    finder::Finder,
+    scanner::{Progress, Resolution, Scanner},
+    substitution::{Alias, InvalidAlias, Matched, Substitution, Substitutions, Target},
+    surface::{Surface, Surfaces, Unwritable, Violation},
 };
 
 /// Where a reference starts in traffic; it ends with [`CLOSE`].
