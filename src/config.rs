@@ -28,7 +28,7 @@ pub use self::{
     backend::{BackendSettings, ConfiguredSecret},
     environment::Environment,
     error::ConfigError,
-    ext_proc::ExtProcConfig,
+    ext_proc::{ConfiguredMode, ConfiguredModes, ExtProcConfig},
     identity::{GrantConfig, IdentityConfig},
     listener::{Address, ClientCa, ListenerConfig, Listeners, TlsConfig},
     schema::json_schema,
@@ -37,7 +37,7 @@ pub use self::{
 use crate::{
     audit::AuditSettings,
     identity::{PeerPatterns, TokenSettings},
-    injection::Injection,
+    injection::{Injection, Substitutions},
     net::serve::ConnectionLimits,
     operation::SecretRoutes,
     resolver::ResolverSettings,
@@ -92,6 +92,11 @@ pub struct Config {
     pub ext_proc: ExtProcConfig,
     /// Secrets put into requests without a reference.
     pub injections: Arc<[Injection]>,
+    /// References that clients send, beyond those in header values.
+    pub substitutions: Substitutions,
+    /// Clusters that are reached through TLS: no secret is used toward any other. All may be
+    /// without.
+    pub tls_clusters: Option<Arc<[String]>>,
     /// Who may tell that secrets have changed, by name.
     pub webhooks: BTreeMap<String, WebhookConfig>,
     /// What is logged, and how.

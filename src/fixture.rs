@@ -122,6 +122,8 @@ pub(crate) fn over(
         grants: Arc::new(GrantKeys::random(Duration::from_secs(30)).expect("random bytes")),
         secret_routes: config.secret_routes.clone(),
         injections: Arc::clone(&config.injections),
+        substitutions: config.substitutions.clone(),
+        tls_clusters: config.tls_clusters.clone(),
         limits: config.limits,
         shares: Shares::succeeding(&config.limits, None),
         webhooks: Arc::default(),

@@ -41,6 +41,8 @@ pub struct Metrics {
     audit_dropped: Counter,
     ext_proc_streams: Family<ResultLabels, Counter>,
     ext_proc_references: Family<ResultLabels, Counter>,
+    ext_proc_surfaces: Family<SurfaceLabels, Counter>,
+    ext_proc_bodies: Family<ResultLabels, Counter>,
     token_verifications: Family<ResultLabels, Counter>,
     token_reviews: Family<ResultLabels, Counter>,
     token_cache_entries: Gauge,
@@ -90,6 +92,12 @@ struct BackendCallLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SurfaceLabels {
+    surface: &'static str,
     result: &'static str,
 }
 
@@ -232,6 +240,8 @@ impl Default for Metrics {
             audit_dropped: Counter::default(),
             ext_proc_streams: Family::default(),
             ext_proc_references: Family::default(),
+            ext_proc_surfaces: Family::default(),
+            ext_proc_bodies: Family::default(),
             token_verifications: Family::default(),
             token_reviews: Family::default(),
             token_cache_entries: Gauge::default(),
@@ -341,6 +351,16 @@ impl Default for Metrics {
             "vaultmux_ext_proc_references",
             "Secret references met in requests, by outcome",
             metrics.ext_proc_references.clone(),
+        );
+        registry.register(
+            "vaultmux_ext_proc_surfaces",
+            "References and aliases met in cookies, paths, queries and bodies, by outcome",
+            metrics.ext_proc_surfaces.clone(),
+        );
+        registry.register(
+            "vaultmux_ext_proc_bodies",
+            "Bodies that were not looked at or not let through, by reason",
+            metrics.ext_proc_bodies.clone(),
         );
         registry.register(
             "vaultmux_token_verifications",
@@ -564,6 +584,17 @@ impl Metrics {
     /// A secret reference met in a request.
     pub fn ext_proc_reference(&self, result: &'static str) {
         self.ext_proc_references.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// A reference or alias met outside of whole header values: where, and what became
+    /// of it.
+    pub fn ext_proc_surface(&self, surface: &'static str, result: &'static str) {
+        self.ext_proc_surfaces.get_or_create(&SurfaceLabels { surface, result }).inc();
+    }
+
+    /// A body that was not looked at, or not let through, and why.
+    pub fn ext_proc_body(&self, result: &'static str) {
+        self.ext_proc_bodies.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// A service account's token, or one of somebody else: what became of it.

@@ -114,6 +114,8 @@ pub(super) fn snapshot(
         grants,
         secret_routes: config.secret_routes.clone(),
         injections: Arc::clone(&config.injections),
+        substitutions: config.substitutions.clone(),
+        tls_clusters: config.tls_clusters.clone(),
         limits: config.limits,
         shares,
         webhooks,

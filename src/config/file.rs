@@ -249,7 +249,7 @@ impl File {
             resolver::check(self.cache, &self.limits, self.failover, &backends, context)?;
         let limits = self.limits.bounds(resolver.backend_timeout, context)?;
         let connections = self.limits.connections(context)?;
-        let (ext_proc, injections) = self.ext_proc.check(&catalog, context)?;
+        let rules = self.ext_proc.check(&catalog, context)?;
 
         let webhooks = webhook::check(self.webhooks, &backends, context)?;
 
@@ -267,8 +267,10 @@ impl File {
             policies: self.policies.iter().map(|path| context.resolve(path)).collect(),
             embedded_policies: None,
             secret_routes,
-            ext_proc,
-            injections: injections.into(),
+            ext_proc: rules.config,
+            injections: rules.injections,
+            substitutions: rules.substitutions,
+            tls_clusters: rules.tls_clusters,
             webhooks,
             log: self.telemetry.log.check(context)?,
             audit: self.audit.map(|audit| audit.check(context)).transpose()?,

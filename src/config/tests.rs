@@ -306,6 +306,55 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             "dir/vaultmux.yaml:3: limits.backend_timeout: \"18446744073709551615s\" is longer than a year",
         ),
         (
+            &with("ext_proc:\n  substitutions:\n    - {name: a, match: {hosts: [h]}}\n"),
+            "dir/vaultmux.yaml:5: ext_proc.substitutions.a: surfaces, require or redact is needed",
+        ),
+        (
+            &with("ext_proc:\n  substitutions:\n    - {name: a, surfaces: {json: inert}}\n"),
+            "dir/vaultmux.yaml:5: ext_proc.substitutions.a: match needs hosts or clusters",
+        ),
+        (
+            &with(
+                "ext_proc:\n  substitutions:\n    - {name: a, match: {hosts: [h]}, require: true}\n    - {name: a, match: {hosts: [h]}, redact: true}\n",
+            ),
+            "dir/vaultmux.yaml:6: ext_proc.substitutions.a: another substitution has this name",
+        ),
+        (
+            &with(
+                "ext_proc:\n  substitutions:\n    - {name: a, match: {hosts: [h]}, surfaces: {xml: inert}}\n",
+            ),
+            "dir/vaultmux.yaml:5: ",
+        ),
+        (
+            &with(
+                "ext_proc:\n  substitutions:\n    - {name: a, match: {hosts: [h]}, surfaces: {json: maybe}}\n",
+            ),
+            "dir/vaultmux.yaml:5: ",
+        ),
+        (
+            &with("ext_proc:\n  aliases:\n    - {alias: short, reference: 'secret://local/k'}\n"),
+            "dir/vaultmux.yaml:5: ext_proc.aliases: an alias is 12 to 512 letters",
+        ),
+        (
+            &with("ext_proc:\n  aliases:\n    - {alias: long-enough-alias, reference: local/k}\n"),
+            "dir/vaultmux.yaml:5: ext_proc.aliases: secret reference is not of the form",
+        ),
+        (
+            &with(
+                "ext_proc:\n  aliases:\n    - {alias: long-enough-alias, reference: 'secret://local/k'}\n    - {alias: a-long-enough-alias-2, reference: 'secret://local/k'}\n",
+            ),
+            "dir/vaultmux.yaml:6: ext_proc.aliases: alias \"long-enough-alias\" is a part of another",
+        ),
+        (
+            &with("ext_proc: {body_limit: 16MiB}\n"),
+            "dir/vaultmux.yaml:3: ext_proc.body_limit: cannot be more than 15MiB",
+        ),
+        (
+            &with("ext_proc: {duplex_budget: 0}\n"),
+            "dir/vaultmux.yaml:3: ext_proc.duplex_budget: must be longer than 0",
+        ),
+        (&with("ext_proc: {modes: {request_body: SOMEHOW}}\n"), "dir/vaultmux.yaml:3: "),
+        (
             &with("ext_proc: {message_budget: 0}\n"),
             "dir/vaultmux.yaml:3: ext_proc.message_budget: must be longer than 0",
         ),

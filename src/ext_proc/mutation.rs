@@ -66,17 +66,23 @@ pub(super) fn rewrite<'v>(
             HeaderText::Kept(value) => Ok(value.to_vec()),
             HeaderText::Resolved(value) => render(value, &resolved),
         });
-        let mut values: Vec<_> = values.collect::<Result<_, _>>()?;
-        match values.as_mut_slice() {
-            [value] => set(&mut mutation, name, std::mem::take(value)),
-            // Overwriting would make one header of several. Envoy removes first.
-            _ => {
-                mutation.remove_headers.push(name.as_str().to_owned());
-                values.into_iter().for_each(|value| append(&mut mutation, name, value));
-            }
-        }
+        let values: Vec<_> = values.collect::<Result<_, _>>()?;
+        put(&mut mutation, name.as_str(), values);
     }
     Ok(mutation)
+}
+
+/// Sets a header to these values, in order and in place of all it has.
+pub(super) fn put(mutation: &mut HeaderMutation, name: &str, mut values: Vec<Vec<u8>>) {
+    match values.as_mut_slice() {
+        [value] => mutation.set_headers.push(overwrite(name, std::mem::take(value))),
+        // Overwriting would make one header of several. Envoy removes first.
+        _ => {
+            mutation.remove_headers.push(name.to_owned());
+            let values = values.into_iter().map(|value| option(name, value, true));
+            mutation.set_headers.extend(values);
+        }
+    }
 }
 
 fn render<'v>(
@@ -149,24 +155,20 @@ fn header_text(value: &[u8]) -> Result<&[u8], UnfitReason> {
     }
 }
 
-/// Sets a header, replacing all its values.
-fn set(mutation: &mut HeaderMutation, name: &HeaderName, value: Vec<u8>) {
-    mutation.set_headers.push(option(name, value, false));
-}
-
-fn append(mutation: &mut HeaderMutation, name: &HeaderName, value: Vec<u8>) {
-    mutation.set_headers.push(option(name, value, true));
+/// A header, in place of all its values; also one that is no header to anyone but Envoy.
+pub(super) fn overwrite(name: &str, value: Vec<u8>) -> HeaderValueOption {
+    option(name, value, false)
 }
 
 /// Envoy honours the deprecated `append` alone, other data planes
 /// `append_action`: both say the same.
 #[expect(deprecated, reason = "Envoy's ext_proc reads no other field")]
-fn option(name: &HeaderName, raw_value: Vec<u8>, append: bool) -> HeaderValueOption {
+fn option(name: &str, raw_value: Vec<u8>, append: bool) -> HeaderValueOption {
     let action = match append {
         true => HeaderAppendAction::AppendIfExistsOrAdd,
         false => HeaderAppendAction::OverwriteIfExistsOrAdd,
     };
-    let key = name.as_str().to_owned();
+    let key = name.to_owned();
     HeaderValueOption {
         header: Some(HeaderValue { key, value: String::new(), raw_value }),
         append: Some(BoolValue { value: append }),
@@ -183,7 +185,7 @@ pub(super) fn immediate(response: Response<Bytes>, details: &str, grpc: bool) ->
     let mut seen: Vec<&HeaderName> = Vec::new();
     for (name, value) in &parts.headers {
         let repeated = seen.contains(&name);
-        headers.set_headers.push(option(name, value.as_bytes().to_vec(), repeated));
+        headers.set_headers.push(option(name.as_str(), value.as_bytes().to_vec(), repeated));
         seen.push(name);
     }
     let is_error = parts.status.is_client_error() || parts.status.is_server_error();

@@ -1,7 +1,7 @@
 //! A request's headers, from what Envoy shows to what becomes of them: asks the
 //! core about identity, policy and values, and translates what it says.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::ext_proc::v3::HeaderMutation;
@@ -10,80 +10,147 @@ use http::{Method, Response};
 use tokio::time::Instant;
 
 use super::{
-    HeadersAnswer, Processor, RequestHeaders,
+    BodyRefusal, ExtProcSettings, HeadersAnswer, Proceed, Processor, RequestHeaders, Rest, Scan,
     attributes::{CallerError, Head},
     mutation::{self, Unfit},
+    redact,
+    session::{Place, SecretSession},
+    surface::{self, Piece, Unseen},
 };
 use crate::{
     api::{self, Api, ApiRequest, Problem, ProblemCode, Recorder},
     audit::Operation,
     identity::Principal,
-    injection::{HeaderText, Refused, Rewrite, is_fixed, is_same, scan_headers},
+    injection::{
+        HeaderText, Matched, Progress, Refused, Resolution, Rewrite, Scanner, Target, Violation,
+        is_fixed, is_same, scan_headers,
+    },
     metrics::{Edge, Metrics},
     operation::SecretPath,
     policy::{DecisionId, Denial, Permit, Reason},
     resolver::{BackendError, ResolveError},
-    secret::{SecretRecord, SecretRef},
+    secret::{SecretRecord, SecretRef, SecretValue},
     snapshot::{Current, Snapshot},
 };
 
-/// Answers secret operations, and puts secrets into the headers of other requests
-/// where policy says so.
+/// Different secrets that are put into one request outside of its headers.
+const MAX_DISTINCT: usize = 8;
+
+/// Answers secret operations, and puts secrets into other requests where policy says
+/// so.
 pub struct SecretProcessor {
     current: Current,
     metrics: Arc<Metrics>,
     api: Api,
-    message_budget: Duration,
+    settings: ExtProcSettings,
 }
 
 /// One request under way.
-struct Exchange<'a> {
-    metrics: &'a Metrics,
-    snapshot: &'a Snapshot,
-    head: &'a Head<'a>,
-    request_id: String,
-    deadline: Instant,
+pub(super) struct Exchange<'a> {
+    pub(super) metrics: &'a Metrics,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) head: &'a Head<'a>,
+    pub(super) request_id: &'a str,
+    pub(super) deadline: Instant,
 }
 
 /// Why a request does not go on: what the caller is told, and what the operator.
-struct Refusal {
-    problem: Problem,
-    details: String,
+pub(super) struct Refusal {
+    pub(super) problem: Problem,
+    pub(super) details: String,
+}
+
+/// What becomes of a request that is no secret operation.
+enum Verdict {
+    Answer(HeadersAnswer),
+    Proceed(Box<Plan>),
+}
+
+/// A request that goes on, and what is to be done about it.
+struct Plan {
+    mutation: HeaderMutation,
+    principal: Option<Principal>,
+    used: Used,
+    /// Where references are looked for in its body.
+    body: Option<Place>,
+    /// Whether there has to be one.
+    required: bool,
+    redacts: bool,
+}
+
+/// A reference that may not be used where it stands.
+struct Violated {
+    reason: &'static str,
+    violation: Violation,
+    /// What the caller is told if the request ends over it.
+    refusal: Refusal,
+}
+
+/// Secrets that were put into one request, each once. Without `Debug`.
+#[derive(Default)]
+pub(super) struct Used {
+    pub(super) values: Vec<(SecretRef, SecretValue)>,
 }
 
 // === impl SecretProcessor ===
 
 impl SecretProcessor {
-    /// Answers from the snapshot in force, within `message_budget`.
+    /// Answers from the snapshot in force, within the budgets.
     #[must_use]
-    pub fn new(current: Current, metrics: Arc<Metrics>, message_budget: Duration) -> Self {
+    pub fn new(current: Current, metrics: Arc<Metrics>, settings: ExtProcSettings) -> Self {
         let api = Api::new(Arc::clone(&metrics), Edge::ExtProc);
-        Self { current, metrics, api, message_budget }
+        Self { current, metrics, api, settings }
     }
 }
 
 impl Processor for SecretProcessor {
     async fn on_request_headers(&self, request: RequestHeaders) -> HeadersAnswer {
-        let deadline = api::deadline(self.message_budget);
+        let deadline = api::deadline(self.settings.message_budget);
         let snapshot = self.current.load_full();
-        let head = Head::new(&request);
+        let head = Head::new(&request).as_ruled(&snapshot);
         let request_id =
             head.request_id.map_or_else(|| DecisionId::next().to_string(), ToOwned::to_owned);
         let exchange = Exchange {
             metrics: &self.metrics,
             snapshot: &snapshot,
             head: &head,
-            request_id,
+            request_id: &request_id,
             deadline,
         };
         let (path, _) = crate::operation::split_query(head.target);
         let below = head.host().and_then(|host| snapshot.secret_routes.below(host, path));
-        match below {
+        let plan = match below {
             // Their bodies hold what to write. REST, behind the proxy, reads those.
-            Some(_) if matches!(head.method, "POST" | "PUT") => HeadersAnswer::Continue,
-            Some(below) => exchange.operate(&self.api, &request, below).await,
-            None => exchange.inject(&request).await,
-        }
+            Some(_) if matches!(head.method, "POST" | "PUT") => return HeadersAnswer::Continue,
+            Some(below) => return exchange.operate(&self.api, &request, below).await,
+            None => match exchange.inject(&request).await {
+                Verdict::Answer(answer) => return answer,
+                Verdict::Proceed(plan) => *plan,
+            },
+        };
+        let Plan { mutation, principal, used, body, required, redacts } = plan;
+        let scan = body.map(|place| Scan {
+            scanner: Scanner::new(
+                snapshot.substitutions.finder(place.surface),
+                place.violation == Violation::Deny,
+            ),
+            strict: place.violation == Violation::Deny,
+            required,
+        });
+        let work = Rest { mutation, scan, response_headers: redacts, response_body: redacts };
+        let session = SecretSession {
+            metrics: Arc::clone(&self.metrics),
+            settings: self.settings,
+            request_id: request_id.clone(),
+            principal,
+            place: body,
+            used,
+            redacts,
+            needles: None,
+            request,
+            snapshot,
+        };
+        HeadersAnswer::Proceed(Box::new(Proceed { session: Box::new(session), work }))
     }
 }
 
@@ -126,7 +193,7 @@ impl Exchange<'_> {
             query,
             headers: &headers,
             body: &[],
-            request_id: &self.request_id,
+            request_id: self.request_id,
             traceparent: self.head.traceparent,
         };
         let mut response = api.answer(self.snapshot, caller, request, self.deadline).await;
@@ -139,27 +206,58 @@ impl Exchange<'_> {
         self.respond(response, "vaultmux_secret_operation")
     }
 
-    /// Puts secrets into headers: those that rules name, and those that the
-    /// client refers to.
-    async fn inject(&self, request: &RequestHeaders) -> HeadersAnswer {
-        let mut rewrites = self.injected();
-        let overridden = |name: &str| rewrites.iter().any(|rewrite| is_same(&rewrite.name, name));
-        let scanned = scan_headers(self.head.headers(), overridden, &self.snapshot.catalog);
-        if rewrites.is_empty() && scanned.as_ref().is_ok_and(Vec::is_empty) {
-            return HeadersAnswer::Continue;
-        }
-        // Strangers learn nothing, not even that their reference is malformed.
-        let principal = match self.head.caller(request, self.snapshot) {
-            Ok(principal) => principal,
-            Err(error) => {
-                self.metrics.ext_proc_reference("denied");
-                return self.refuse(None, self.deny(Denial::new(error.reason()), None));
+    /// Puts secrets into the head of a request: those that rules name, and those that the
+    /// client refers to. What its body needs is planned.
+    async fn inject(&self, request: &RequestHeaders) -> Verdict {
+        let substitutions = &self.snapshot.substitutions;
+        let path = self.head.path();
+        let mut rewrites = self.injected(path);
+        let matched = match substitutions.is_empty() {
+            true => Matched::default(),
+            false => substitutions.matching(self.head.method, path, &self.head.destination()),
+        };
+        let overridden = |name: &str| {
+            surface::takes(&matched.surfaces, name)
+                || rewrites.iter().any(|rewrite| is_same(&rewrite.name, name))
+        };
+        let unaliased = surface::without_aliases(substitutions, self.head.headers());
+        let scanned = match &unaliased {
+            None => scan_headers(self.head.headers(), overridden, &self.snapshot.catalog),
+            Some(headers) => {
+                let headers = headers.iter().map(|(name, value)| (*name, value.as_ref()));
+                scan_headers(headers, overridden, &self.snapshot.catalog)
             }
         };
-        let outcome = match scanned {
-            Ok(found) => {
+        let pieces = surface::pieces(substitutions, &matched.surfaces, self.head);
+        let body = surface::body(&matched.surfaces, request, self.head);
+        if rewrites.is_empty()
+            && scanned.as_ref().is_ok_and(Vec::is_empty)
+            && pieces.as_ref().is_ok_and(Vec::is_empty)
+            && body.as_ref().is_ok_and(Option::is_none)
+            && !matched.required
+        {
+            return Verdict::Answer(HeadersAnswer::Continue);
+        }
+        let in_head = !rewrites.is_empty()
+            || scanned.as_ref().map_or(true, |found| !found.is_empty())
+            || pieces.as_ref().map_or(true, |found| !found.is_empty())
+            || matched.required;
+        // Strangers learn nothing, not even that their reference is malformed. What is in
+        // their bodies is text.
+        let principal = match self.head.caller(request, self.snapshot) {
+            Ok(principal) => Some(principal),
+            Err(_) if !in_head => None,
+            Err(error) => {
+                self.metrics.ext_proc_reference("denied");
+                let refusal = self.deny(Denial::new(error.reason()), None);
+                return Verdict::Answer(self.refuse(None, refusal));
+            }
+        };
+        let found = scanned.and_then(|found| Ok((found, pieces?)));
+        let outcome = match found {
+            Ok((found, pieces)) => {
                 rewrites.extend(found);
-                self.substitute(&principal, &rewrites).await
+                self.plan(principal.as_ref(), &rewrites, pieces, body, matched, request).await
             }
             Err(refused) => {
                 self.metrics.ext_proc_reference("denied");
@@ -167,20 +265,184 @@ impl Exchange<'_> {
             }
         };
         match outcome {
-            Ok(mutation) => {
-                self.log("injected", Some(&principal), None);
-                HeadersAnswer::Mutate(mutation)
+            Ok(plan) => {
+                self.log("injected", principal.as_ref(), None);
+                if plan.body.is_some() || plan.redacts {
+                    return Verdict::Proceed(Box::new(Plan { principal, ..plan }));
+                }
+                Verdict::Answer(HeadersAnswer::Mutate(plan.mutation))
             }
-            Err(refusal) => self.refuse(Some(&principal), refusal),
+            Err(refusal) => Verdict::Answer(self.refuse(principal.as_ref(), refusal)),
         }
     }
 
+    /// What becomes of a request: of its head now, and of the rest later.
+    async fn plan(
+        &self,
+        principal: Option<&Principal>,
+        rewrites: &[Rewrite<'_>],
+        pieces: Vec<Piece<'_>>,
+        body: Result<Option<Place>, Unseen>,
+        matched: Matched,
+        request: &RequestHeaders,
+    ) -> Result<Plan, Refusal> {
+        let mut used = Used::default();
+        let mut mutation = match principal {
+            Some(principal) if !rewrites.is_empty() => {
+                self.substitute(principal, rewrites, &mut used).await?
+            }
+            _ => HeaderMutation::default(),
+        };
+        let mut carries = !rewrites.is_empty();
+        let mut done = Vec::with_capacity(pieces.len());
+        for mut piece in pieces {
+            let mut progress = piece.start();
+            while let Progress::Needs(needs) = progress {
+                let decided = self.decide(principal, piece.place, needs, &mut used).await?;
+                progress = piece.resolved(decided);
+            }
+            if progress == Progress::TooMany {
+                return Err(Refused::TooMany.into());
+            }
+            carries |= piece.replaced();
+            done.push(piece);
+        }
+        surface::put(done, self.head, &mut mutation);
+        let body = match body {
+            Ok(body) => body,
+            Err(unseen) => {
+                self.metrics.ext_proc_body(unseen.reason);
+                if unseen.strict || matched.required && !carries {
+                    let details = format!("vaultmux_{}", unseen.reason);
+                    return Err(Refusal { problem: Problem::new(unseen.code), details });
+                }
+                None
+            }
+        };
+        let required = matched.required && !carries;
+        if required && body.is_none() {
+            let details = format!("vaultmux_{}", BodyRefusal::NoReference.as_str());
+            return Err(Refusal { problem: Problem::new(ProblemCode::Forbidden), details });
+        }
+        let redacts = matched.redacts && (carries || body.is_some());
+        if redacts {
+            if !request.response_body {
+                self.metrics.ext_proc_body("response_body_mode");
+                let details = "vaultmux_mode_unable:response_body_mode".to_owned();
+                return Err(Refusal { problem: Problem::new(ProblemCode::Internal), details });
+            }
+            // What is compressed, or cut out, cannot be looked into.
+            let (name, value) = redact::ACCEPT_ENCODING;
+            mutation.set_headers.push(mutation::overwrite(name, value.into()));
+            mutation.remove_headers.extend(["range".to_owned(), "if-range".to_owned()]);
+        }
+        Ok(Plan { mutation, principal: None, used, body, required, redacts })
+    }
+
+    /// What references stand for on a surface other than headers. One that may not be used
+    /// is text, or the end of the request.
+    pub(super) async fn decide(
+        &self,
+        principal: Option<&Principal>,
+        place: Place,
+        texts: Vec<String>,
+        used: &mut Used,
+    ) -> Result<Vec<(String, Resolution)>, Refusal> {
+        let mut decided = Vec::with_capacity(texts.len());
+        let mut permits: Vec<(String, Target, Permit)> = Vec::new();
+        for text in texts {
+            let fetched = permits.len() + used.values.len();
+            match self.permit(principal, place, &text, fetched) {
+                Ok((target, permit)) => permits.push((text, target, permit)),
+                Err(violation) => {
+                    self.violation(place, violation)?;
+                    decided.push((text, Resolution::Inert));
+                }
+            }
+        }
+        let records = permits.iter().map(|(_, _, permit)| self.resolve(permit));
+        let records: Vec<SecretRecord> = try_join_all(records).await?;
+        for ((text, target, _), record) in permits.into_iter().zip(records) {
+            let written = surface::write(place.surface, &target, &record.value)?;
+            self.metrics.ext_proc_surface(place.surface.as_str(), "replaced");
+            used.add(target.secret, record.value);
+            decided.push((text, Resolution::Value(written)));
+        }
+        Ok(decided)
+    }
+
+    /// The right to use what a text names, or why it is only text.
+    fn permit(
+        &self,
+        principal: Option<&Principal>,
+        place: Place,
+        text: &str,
+        fetched: usize,
+    ) -> Result<(Target, Permit), Violated> {
+        let violated = |reason, on_violation: Option<Violation>, refusal| Violated {
+            reason,
+            violation: on_violation.unwrap_or(place.violation),
+            refusal,
+        };
+        let target =
+            self.snapshot.substitutions.target(text, &self.snapshot.catalog).map_err(|error| {
+                violated("invalid", None, Refusal::from(Refused::Reference(error)))
+            })?;
+        let on_violation = target.on_violation;
+        let Some(principal) = principal else {
+            let refusal = self.deny(Denial::new(Reason::NoIdentity), None);
+            return Err(violated("no_identity", on_violation, refusal));
+        };
+        let destination = self.head.destination();
+        let secret = &target.secret;
+        let outcome = self.snapshot.policies.authorize_use(principal, secret, &destination);
+        let decision = outcome.as_ref().map(Permit::decision);
+        let asked = || Some(Operation::used(secret, &destination));
+        self.recorder().record(decision, Some(principal), asked);
+        let permit =
+            outcome.map_err(|denial| violated("denied", on_violation, Refusal::from(denial)))?;
+        if let Err(refusal) = self.encrypted() {
+            return Err(violated("clear_text", on_violation, refusal));
+        }
+        if let Some(reason) = place.frozen {
+            let details = format!("vaultmux_not_rewritable:{reason}");
+            let problem = Problem::new(ProblemCode::InvalidBody);
+            return Err(violated(reason, on_violation, Refusal { problem, details }));
+        }
+        if fetched >= MAX_DISTINCT {
+            return Err(violated("too_many", on_violation, Refused::TooMany.into()));
+        }
+        Ok((target, permit))
+    }
+
+    fn violation(&self, place: Place, violated: Violated) -> Result<(), Refusal> {
+        let surface = place.surface.as_str();
+        self.metrics.ext_proc_surface(surface, violated.reason);
+        match violated.violation {
+            Violation::Deny => Err(violated.refusal),
+            Violation::Inert => Ok(()),
+            Violation::Log => {
+                let reason = violated.reason;
+                let request_id = self.request_id;
+                tracing::warn!(surface, reason, request_id, "reference is left as text");
+                Ok(())
+            }
+        }
+    }
+
+    async fn resolve(&self, permit: &Permit) -> Result<SecretRecord, ResolveError> {
+        let record = self.snapshot.resolver.resolve(permit, self.deadline).await;
+        let result = if record.is_ok() { "resolved" } else { "failed" };
+        self.metrics.ext_proc_reference(result);
+        record
+    }
+
     /// The headers that rules set. Of several rules for one header the first wins.
-    fn injected(&self) -> Vec<Rewrite<'_>> {
+    fn injected(&self, path: Option<&str>) -> Vec<Rewrite<'_>> {
         let destination = self.head.destination();
         let mut rewrites: Vec<Rewrite<'_>> = Vec::new();
         for injection in self.snapshot.injections.iter() {
-            if !injection.matcher.matches(self.head.method, self.head.path(), &destination) {
+            if !injection.matcher.matches(self.head.method, path, &destination) {
                 continue;
             }
             for (name, value) in &injection.headers {
@@ -197,6 +459,7 @@ impl Exchange<'_> {
         &self,
         principal: &Principal,
         rewrites: &[Rewrite<'_>],
+        used: &mut Used,
     ) -> Result<HeaderMutation, Refusal> {
         // A rule for such a header would do nothing, and do so silently.
         let mut names = rewrites.iter().map(|rewrite| rewrite.name.as_str());
@@ -205,15 +468,13 @@ impl Exchange<'_> {
             return Err(Refusal { problem: Problem::new(ProblemCode::Internal), details });
         }
         let permits = self.authorize(principal, rewrites)?;
-        let resolver = &self.snapshot.resolver;
-        let resolved = permits.iter().map(|permit| async move {
-            let record = resolver.resolve(permit, self.deadline).await;
-            let result = if record.is_ok() { "resolved" } else { "failed" };
-            self.metrics.ext_proc_reference(result);
-            record.map(|record| (permit.secret(), record))
-        });
-        let resolved: HashMap<&SecretRef, SecretRecord> =
-            try_join_all(resolved).await?.into_iter().collect();
+        let records: Vec<SecretRecord> =
+            try_join_all(permits.iter().map(|permit| self.resolve(permit))).await?;
+        let secrets = permits.iter().map(Permit::secret);
+        let resolved: HashMap<&SecretRef, SecretRecord> = secrets.zip(records).collect();
+        for (secret, record) in &resolved {
+            used.add((*secret).clone(), record.value.clone());
+        }
         let value = |secret: &SecretRef| resolved.get(secret).map(|record| &record.value);
         Ok(mutation::rewrite(rewrites, value)?)
     }
@@ -244,7 +505,24 @@ impl Exchange<'_> {
                 Refusal::from(denial)
             })?);
         }
+        if !permits.is_empty() {
+            self.encrypted().inspect_err(|_| self.metrics.ext_proc_reference("denied"))?;
+        }
         Ok(permits)
+    }
+
+    /// Refuses a destination that is known to be reached in clear text, or not known where
+    /// that counts.
+    fn encrypted(&self) -> Result<(), Refusal> {
+        if !self.head.is_clear_text() {
+            return Ok(());
+        }
+        let problem = Problem::new(ProblemCode::Forbidden);
+        let details = match self.head.destination().cluster {
+            Some(_) => "vaultmux_clear_text_upstream".to_owned(),
+            None => "binding_attribute_missing:xds.cluster_name".to_owned(),
+        };
+        Err(Refusal { problem, details })
     }
 
     /// A denial that no policy was asked about.
@@ -259,13 +537,13 @@ impl Exchange<'_> {
             audit: &self.snapshot.audit,
             policies: &self.snapshot.policies,
             edge: Edge::ExtProc,
-            request_id: Some(&self.request_id),
+            request_id: Some(self.request_id),
             traceparent: self.head.traceparent,
         }
     }
 
-    fn refuse(&self, principal: Option<&Principal>, refusal: Refusal) -> HeadersAnswer {
-        let response = api::refuse(refusal.problem, &self.request_id);
+    pub(super) fn refuse(&self, principal: Option<&Principal>, refusal: Refusal) -> HeadersAnswer {
+        let response = api::refuse(refusal.problem, self.request_id);
         self.log("refused", principal, Some(response.status().as_u16()));
         self.respond(response, &refusal.details)
     }
@@ -283,6 +561,16 @@ impl Exchange<'_> {
             destination.cluster = self.head.destination().cluster,
             "ext_proc"
         );
+    }
+}
+
+// === impl Used ===
+
+impl Used {
+    fn add(&mut self, secret: SecretRef, value: SecretValue) {
+        if !self.values.iter().any(|(seen, _)| *seen == secret) {
+            self.values.push((secret, value));
+        }
     }
 }
 
@@ -348,6 +636,15 @@ impl From<ResolveError> for Refusal {
         };
         let problem = code.map_or_else(|| Problem::from(error), Problem::new);
         Self { problem, details: format!("vaultmux_backend_{cause}") }
+    }
+}
+
+impl From<surface::Unfit> for Refusal {
+    fn from(unfit: surface::Unfit) -> Self {
+        let text = "the secret cannot be put there".to_owned();
+        let problem = Problem::with_error(ProblemCode::BackendRefused, text);
+        let details = format!("vaultmux_value_unfit:{}:{}", unfit.reason, unfit.secret);
+        Self { problem, details }
     }
 }
 

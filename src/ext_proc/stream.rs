@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::{
-    Processor,
+    HeadersAnswer, Proceed, Processor, Session,
     phase::{Echo, OutOfOrder, Phases, Step},
 };
 use crate::{identity::Peer, metrics::Metrics};
@@ -23,6 +23,8 @@ pub(super) struct Driver<P> {
     peer: Option<Arc<Peer>>,
     processor: Arc<P>,
     phases: Phases,
+    /// Knows what becomes of the request after its headers, if anything.
+    session: Option<Box<dyn Session>>,
     /// What is left of an answer in several messages.
     echo: Option<Echo>,
     shutdown: CancellationToken,
@@ -42,6 +44,15 @@ enum Abort {
     OutOfOrder(#[from] OutOfOrder),
     #[error("shutting down")]
     Shutdown,
+    /// A bug.
+    #[error("nobody knows what becomes of the body")]
+    NoSession,
+}
+
+/// What came of asking.
+enum Taken {
+    Answer(Box<ProcessingResponse>),
+    Step(Step),
 }
 
 /// Counts the stream when it is dropped, however that comes about.
@@ -62,7 +73,7 @@ impl<P: Processor> Driver<P> {
         metrics: Arc<Metrics>,
     ) -> Self {
         let end = End { metrics, failed: false };
-        Self { inbound, peer, processor, phases, echo: None, shutdown, end }
+        Self { inbound, peer, processor, phases, session: None, echo: None, shutdown, end }
     }
 
     /// The answers. Whatever goes wrong, a panic included, is an error item; the
@@ -99,17 +110,70 @@ impl<P: Processor> Driver<P> {
             let Some(message) = message.map_err(unreadable)? else {
                 return Ok(None);
             };
-            match self.phases.next(message)? {
-                Step::Process(turn, mut request) => {
-                    request.peer.clone_from(&self.peer);
-                    let answer = self.processor.on_request_headers(*request).await;
-                    return Ok(Some(self.phases.answer(turn, answer)));
-                }
-                Step::Answer(answer) => return Ok(Some(*answer)),
-                Step::Echo(echo) => self.echo = Some(echo),
-                Step::Nothing => {}
+            let mut step = self.phases.next(message)?;
+            let answer = loop {
+                step = match step {
+                    Step::Answer(answer) => break Some(*answer),
+                    Step::Echo(echo) => {
+                        self.echo = Some(echo);
+                        break None;
+                    }
+                    Step::Nothing => break None,
+                    step => match self.take(step).await? {
+                        Taken::Answer(answer) => break Some(*answer),
+                        Taken::Step(step) => step,
+                    },
+                };
+            };
+            for note in self.phases.notes() {
+                self.end.metrics.ext_proc_body(note.as_str());
+            }
+            if answer.is_some() {
+                return Ok(answer);
             }
         }
+    }
+
+    /// Asks those who know.
+    async fn take(&mut self, step: Step) -> Result<Taken, Abort> {
+        let session = self.session.as_mut().ok_or(Abort::NoSession);
+        Ok(match step {
+            Step::Process(turn, mut request) => {
+                request.peer.clone_from(&self.peer);
+                let answer = self.processor.on_request_headers(*request).await;
+                if let HeadersAnswer::Proceed(proceed) = answer {
+                    let Proceed { session, work } = *proceed;
+                    self.session = Some(session);
+                    Taken::Answer(self.phases.proceed(turn, work).into())
+                } else {
+                    Taken::Answer(self.phases.answer(turn, answer).into())
+                }
+            }
+            Step::Resolve(references) => {
+                let patient = self.phases.is_patient();
+                match session?.resolve(references, patient).await {
+                    Ok(resolutions) => Taken::Step(self.phases.resolved(resolutions)),
+                    Err(response) => Taken::Answer(self.phases.immediate(response).into()),
+                }
+            }
+            Step::Refuse(refusal) => {
+                self.end.metrics.ext_proc_body(refusal.as_str());
+                Taken::Answer(self.phases.immediate(session?.refuse(refusal)).into())
+            }
+            Step::Response(turn, headers) => {
+                let answer = session?.on_response_headers(&headers);
+                let answer = match answer {
+                    Ok(answer) => self.phases.answer_response(turn, answer),
+                    Err(response) => self.phases.immediate(response),
+                };
+                Taken::Answer(answer.into())
+            }
+            Step::ResponseTrailers(turn, trailers) => {
+                let mutation = session?.on_response_trailers(&trailers);
+                Taken::Step(self.phases.answer_trailers(turn, mutation)?)
+            }
+            step @ (Step::Answer(_) | Step::Echo(_) | Step::Nothing) => Taken::Step(step),
+        })
     }
 }
 
@@ -132,6 +196,7 @@ impl End {
             Abort::Unreadable(code) => Status::new(code, text),
             Abort::OutOfOrder(_) => Status::failed_precondition(text),
             Abort::Shutdown => Status::unavailable(text),
+            Abort::NoSession => Status::internal(text),
         };
         tracing::warn!(grpc.code = ?status.code(), "ext_proc stream ends with an error: {abort}");
         self.failed = true;

@@ -1,5 +1,6 @@
 //! The service as a proxy sees it: a real server, driven by a real client.
 
+mod bodies;
 mod headers;
 mod identity;
 mod streams;
@@ -27,7 +28,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Status, Streaming, transport::Server};
 
-use super::{ExtProc, ExtProcSettings, Processor};
+use super::{ExtProc, ExtProcSettings, PhaseSettings, Processor};
 use crate::{
     backends::{BackendError, SecretBackend, SecretPage, VersionEntry},
     fixture::catalog,
@@ -99,6 +100,8 @@ fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
             SecretRoute::new(&["vaultmux.*".to_owned()], "/v1/secrets").expect("valid"),
         ]),
         injections: Arc::new([injection]),
+        substitutions: crate::injection::Substitutions::default(),
+        tls_clusters: None,
         limits: crate::snapshot::Limits::default(),
         shares: crate::snapshot::Shares::default(),
         webhooks: Arc::default(),
@@ -131,7 +134,8 @@ impl Service {
         let mut snapshot = snapshot(&metrics);
         change(&mut snapshot);
         let current = Current::new(snapshot);
-        let settings = ExtProcSettings { mode_override: true, ..ExtProcSettings::default() };
+        let phases = PhaseSettings { mode_override: true, ..PhaseSettings::default() };
+        let settings = ExtProcSettings { phases, ..ExtProcSettings::default() };
         Self::serve(ExtProc::new(current, Arc::clone(&metrics), settings), metrics).await
     }
 

@@ -20,6 +20,7 @@ mod envoy_injection;
 mod envoy_panic;
 mod envoy_secrets;
 mod envoy_sidecar;
+mod envoy_substitution;
 mod envoy_traps;
 mod envoy_xfcc;
 mod gcp_identity;

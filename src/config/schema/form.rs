@@ -89,6 +89,10 @@ texts! {
     Method = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
     /// The name of a header.
     HeaderName = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
+    /// 12 to 512 letters, digits or `-._~`.
+    AliasText = "[A-Za-z0-9._~-]{12,512}";
+    /// A reference: `secret://<backend>/<name>[?version=<v>][#<field>]`.
+    Reference = "secret://[^/]+/.+";
     /// Text with a reference in it.
     WithReference = "[^\\n]*\\{\\{secret://[^\\n]+\\}\\}[^\\n]*";
     /// Any text that is not empty.
