@@ -23,6 +23,7 @@ mod envoy_sidecar;
 mod envoy_substitution;
 mod envoy_traps;
 mod envoy_xfcc;
+mod ext_proc_docs;
 mod gcp_identity;
 mod grants;
 mod harness;
