@@ -13,7 +13,6 @@ mod attributes;
 mod mutation;
 mod phase;
 mod request;
-mod scan;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,10 @@ use crate::{
     metrics::Metrics,
     policy::{Policies, PolicySet},
     resolver::Resolver,
-    secret::{BackendName, SecretName, SecretRecord, SecretValue, SecretVersion},
+    secret::{
+        BackendName, Catalog, CatalogEntry, NameGrammar, SecretName, SecretRecord, SecretRef,
+        SecretValue, SecretVersion,
+    },
     snapshot::{Shares, Snapshot},
 };
 
@@ -213,4 +216,17 @@ impl SecretBackend for Gate {
 /// The name of the one backend.
 pub(crate) fn local() -> BackendName {
     BackendName::parse("local").expect("valid")
+}
+
+/// One backend `local`, which is the default, of the usual grammar.
+pub(crate) fn catalog() -> Catalog {
+    let backend = BackendName::parse("local").expect("valid");
+    let grammar = NameGrammar::new("/_+=.@-", 512);
+    let backends = [(backend.clone(), CatalogEntry { grammar })];
+    Catalog::new(backends.into(), Some(backend), vec![]).expect("valid")
+}
+
+/// A reference to one of its secrets.
+pub(crate) fn reference(text: &str) -> SecretRef {
+    catalog().parse_reference(text).expect("valid")
 }

@@ -4,9 +4,13 @@
 //! A rule grants nothing: whoever applies it still needs a `use` permit for
 //! every reference, for this caller and this destination.
 
+mod scan;
+
 use std::fmt;
 
 use http::{HeaderName, Method};
+
+pub use scan::{HeaderText, Refused, Rewrite, is_same, scan_headers};
 
 use crate::{
     policy::{Destination, canonical_host},

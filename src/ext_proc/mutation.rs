@@ -17,9 +17,8 @@ use envoy_types::pb::{
 use http::{HeaderName, Response, StatusCode};
 use tonic::Code;
 
-use super::scan::{HeaderText, Rewrite};
 use crate::{
-    injection::{InjectedValue, Part, Template},
+    injection::{HeaderText, InjectedValue, Part, Rewrite, Template},
     secret::{SecretRef, SecretValue},
 };
 
@@ -222,9 +221,9 @@ mod tests {
     use base64::{Engine, engine::general_purpose::STANDARD};
 
     use super::*;
-    use crate::ext_proc::{
-        scan::scan_headers,
-        tests::{catalog, reference},
+    use crate::{
+        fixture::{catalog, reference},
+        injection::scan_headers,
     };
 
     const KEY: &str = "{{secret://local/key}}";

@@ -13,13 +13,12 @@ use super::{
     HeadersAnswer, Processor, RequestHeaders,
     attributes::{CallerError, Head},
     mutation::{self, Unfit},
-    scan::{self, HeaderText, Refused, Rewrite},
 };
 use crate::{
     api::{self, Api, ApiRequest, Problem, ProblemCode, Recorder},
     audit::Operation,
     identity::Principal,
-    injection::is_fixed,
+    injection::{HeaderText, Refused, Rewrite, is_fixed, is_same, scan_headers},
     metrics::{Edge, Metrics},
     operation::SecretPath,
     policy::{DecisionId, Denial, Permit, Reason},
@@ -144,9 +143,8 @@ impl Exchange<'_> {
     /// client refers to.
     async fn inject(&self, request: &RequestHeaders) -> HeadersAnswer {
         let mut rewrites = self.injected();
-        let overridden =
-            |name: &str| rewrites.iter().any(|rewrite| scan::is_same(&rewrite.name, name));
-        let scanned = scan::scan_headers(self.head.headers(), overridden, &self.snapshot.catalog);
+        let overridden = |name: &str| rewrites.iter().any(|rewrite| is_same(&rewrite.name, name));
+        let scanned = scan_headers(self.head.headers(), overridden, &self.snapshot.catalog);
         if rewrites.is_empty() && scanned.as_ref().is_ok_and(Vec::is_empty) {
             return HeadersAnswer::Continue;
         }

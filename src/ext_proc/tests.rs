@@ -30,16 +30,14 @@ use tonic::{Status, Streaming, transport::Server};
 use super::{ExtProc, ExtProcSettings, Processor};
 use crate::{
     backends::{BackendError, SecretBackend, SecretPage, VersionEntry},
+    fixture::catalog,
     identity::{Evidence, GrantKeys, GrantScope, SpiffeId, TrustDomain},
     injection::{InjectedValue, Injection, InjectionMatch, Template},
     metrics::Metrics,
     operation::{SecretRoute, SecretRoutes},
     policy::{Policies, PolicySet},
     resolver::{CacheSettings, Lifetimes, Resolver, ResolverSettings},
-    secret::{
-        BackendName, Catalog, CatalogEntry, NameGrammar, SecretName, SecretRecord, SecretRef,
-        SecretValue, SecretVersion,
-    },
+    secret::{BackendName, SecretName, SecretRecord, SecretValue, SecretVersion},
     snapshot::{Current, Snapshot},
 };
 
@@ -64,17 +62,6 @@ spec:
 
 /// A store whose secrets are in its code: `<name>` holds the value below.
 struct Secrets;
-
-pub(super) fn catalog() -> Catalog {
-    let backend = BackendName::parse("local").expect("valid");
-    let grammar = NameGrammar::new("/_+=.@-", 512);
-    let backends = [(backend.clone(), CatalogEntry { grammar })];
-    Catalog::new(backends.into(), Some(backend), vec![]).expect("valid")
-}
-
-pub(super) fn reference(text: &str) -> SecretRef {
-    catalog().parse_reference(text).expect("valid")
-}
 
 fn grants() -> GrantKeys {
     let key = "test AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
