@@ -12,6 +12,7 @@
 mod attributes;
 mod mutation;
 mod phase;
+pub mod redact;
 mod request;
 mod stream;
 #[cfg(test)]
