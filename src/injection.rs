@@ -15,6 +15,7 @@ pub use scan::{HeaderText, Refused, Rewrite, is_same, scan_headers};
 use crate::{
     policy::{Destination, canonical_host},
     secret::{Catalog, InvalidReference, SecretRef},
+    signing::Signer,
 };
 
 /// Where a reference starts in traffic; it ends with [`CLOSE`].
@@ -31,6 +32,8 @@ pub struct Injection {
     pub matcher: InjectionMatch,
     /// Headers to set, replacing what the client sent.
     pub headers: Vec<(HeaderName, InjectedValue)>,
+    /// What makes more headers, of the request as it will be.
+    pub signers: Vec<Signer>,
 }
 
 /// All given fields must hold; inside a field any entry suffices. An attribute

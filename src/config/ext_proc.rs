@@ -1,5 +1,7 @@
 //! How `ext_proc` behaves, and what it injects.
 
+mod signing;
+
 use std::time::Duration;
 
 use http::{HeaderName, Method};
@@ -7,6 +9,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+#[cfg(feature = "aws")]
+use self::signing::SigV4File;
+use self::signing::{GitHubAppFile, HmacFile, OAuth2File};
 use super::{
     error::{ConfigError, line},
     schema,
@@ -15,6 +20,7 @@ use super::{
 use crate::{
     injection::{InjectedValue, Injection, InjectionMatch, InvalidInjection, Template, is_fixed},
     secret::Catalog,
+    signing::Signer,
 };
 
 /// How `ext_proc` behaves.
@@ -45,7 +51,7 @@ pub(super) struct ExtProcFile {
     injections: Vec<Spanned<InjectionFile>>,
 }
 
-/// A rule that injects. Needs `set_headers`, `basic` or both.
+/// A rule that injects. Needs something to set: headers, or what signs the request.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(
@@ -53,7 +59,7 @@ pub(super) struct ExtProcFile {
     // Without `match` there would be no destination, which is refused.
     extend(
         "required" = ["name", "match"],
-        "anyOf" = schema::any_of(&["set_headers", "basic"])
+        "anyOf" = schema::any_of(&INJECTED)
     )
 )]
 struct InjectionFile {
@@ -67,7 +73,22 @@ struct InjectionFile {
     set_headers: Vec<HeaderFile>,
     /// An `authorization` header with a user and a password.
     basic: Option<BasicFile>,
+    /// A keyed hash over the request.
+    hmac: Option<HmacFile>,
+    /// A signature for AWS, in place of the client's own.
+    #[cfg(feature = "aws")]
+    sigv4: Option<SigV4File>,
+    /// A token by OAuth 2.0 client credentials.
+    oauth2: Option<OAuth2File>,
+    /// A GitHub App's token.
+    github_app: Option<GitHubAppFile>,
 }
+
+/// What a rule can set, by its key.
+#[cfg(feature = "aws")]
+const INJECTED: [&str; 6] = ["set_headers", "basic", "hmac", "sigv4", "oauth2", "github_app"];
+#[cfg(not(feature = "aws"))]
+const INJECTED: [&str; 5] = ["set_headers", "basic", "hmac", "oauth2", "github_app"];
 
 /// Requests: all given fields must hold, and of a field any entry. Needs `hosts` or `clusters`.
 #[derive(Deserialize, Default, JsonSchema)]
@@ -139,13 +160,17 @@ impl ExtProcFile {
             if injections.iter().any(|seen| seen.name == name) {
                 return Err(refuse("another injection has this name".to_owned()));
             }
-            injections.push(injection(file.value, catalog).map_err(refuse)?);
+            injections.push(injection(file.value, catalog, context).map_err(refuse)?);
         }
         Ok((config, injections))
     }
 }
 
-fn injection(file: InjectionFile, catalog: &Catalog) -> Result<Injection, String> {
+fn injection(
+    file: InjectionFile,
+    catalog: &Catalog,
+    context: &Context<'_>,
+) -> Result<Injection, String> {
     let text = |error: InvalidInjection| error.to_string();
     let MatchFile { hosts, clusters, paths, methods } = file.r#match;
     if hosts.is_empty() && clusters.is_empty() {
@@ -185,8 +210,24 @@ fn injection(file: InjectionFile, catalog: &Catalog) -> Result<Injection, String
         let password = Template::parse(&basic.password, catalog).map_err(text)?;
         headers.push((http::header::AUTHORIZATION, InjectedValue::Basic { username, password }));
     }
-    if headers.is_empty() {
-        return Err("set_headers or basic is needed: the rule injects nothing".into());
+    let mut signers = Vec::new();
+    if let Some(hmac) = file.hmac {
+        signers.push(Signer::Hmac(hmac.check(catalog)?));
+    }
+    #[cfg(feature = "aws")]
+    if let Some(sigv4) = file.sigv4 {
+        signers.push(Signer::SigV4(sigv4.check(catalog)?));
+    }
+    if let Some(oauth2) = file.oauth2 {
+        signers.push(Signer::OAuth2(oauth2.check(catalog, context)?));
+    }
+    if let Some(app) = file.github_app {
+        signers.push(Signer::GitHubApp(app.check(catalog, context)?));
+    }
+    if headers.is_empty() && signers.is_empty() {
+        let (last, others) = INJECTED.split_last().ok_or("nothing can be injected")?;
+        let others = others.join(", ");
+        return Err(format!("{others} or {last} is needed: the rule injects nothing"));
     }
     for (at, (name, value)) in headers.iter().enumerate() {
         if value.references().next().is_none() {
@@ -196,5 +237,12 @@ fn injection(file: InjectionFile, catalog: &Catalog) -> Result<Injection, String
             return Err(format!("{name} is set twice"));
         }
     }
-    Ok(Injection { name: file.name, matcher, headers })
+    let mut set: Vec<_> = headers.iter().map(|(name, _)| name.clone()).collect();
+    for name in signers.iter().flat_map(Signer::headers) {
+        if set.contains(&name) {
+            return Err(format!("{name} is set twice"));
+        }
+        set.push(name);
+    }
+    Ok(Injection { name: file.name, matcher, headers, signers })
 }

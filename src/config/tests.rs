@@ -267,7 +267,7 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
         ),
         (
             &with("ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h]}}\n"),
-            "dir/vaultmux.yaml:5: ext_proc.injections.a: set_headers or basic is needed",
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: set_headers, basic, hmac,",
         ),
         (
             &with(
@@ -334,6 +334,119 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             "{error}\n  does not start with\n{expected}\n  for\n{yaml}"
         );
     }
+}
+
+#[test]
+fn what_is_wrong_about_signers_is_named_by_line_and_key() {
+    let hmac = "hmac: {key: '{{secret://local/k}}', message: '{method}', header: x-s}";
+    let hmac_with = |from: &str, to: &str| {
+        assert!(hmac.contains(from));
+        hmac.replacen(from, to, 1)
+    };
+    let timed = hmac_with("{method}", "{timestamp}{method}");
+    let oauth2 = "oauth2: {token_url: 'https://i.test/token', client_id: me, \
+                  client_secret: '{{secret://local/k}}'}";
+    let oauth2_with = |from: &str, to: &str| {
+        assert!(oauth2.contains(from));
+        oauth2.replacen(from, to, 1)
+    };
+    let app = "github_app: {app_id: '1', private_key: '{{secret://local/k}}'}";
+    let with = |more: &str| app.replacen("app_id", &format!("{more}, app_id"), 1);
+    let mut cases = vec![
+        (hmac_with("{method}", "text"), "hmac.message: signs nothing of the request"),
+        (hmac_with("{method}", "{timestamp}"), "hmac.message: signs nothing of the request"),
+        (hmac_with("{method}", "{nonce}"), "hmac.message: {nonce} is none of {method},"),
+        (hmac_with("{method}", "{method"), "hmac.message: has a brace that is not closed"),
+        (hmac_with("'{{secret://local/k}}'", "plain"), "hmac.key: value holds no {{secret"),
+        (
+            hmac_with("'{{secret://local/k}}'", "'k={{secret://local/k}}'"),
+            "hmac.key: must be one reference alone",
+        ),
+        (hmac_with("local/k", "none/k"), "hmac.key: unknown backend"),
+        (hmac_with("x-s", "host"), "hmac.header: host cannot be set"),
+        (hmac_with("x-s", "x-vaultmux-s"), "hmac.header: x-vaultmux-s is the service's own"),
+        (hmac_with("x-s", "'a b'"), "hmac.header: \"a b\" is not a header name"),
+        (
+            hmac_with("x-s", "x-s, timestamp: unix"),
+            "hmac.timestamp: the message has no {timestamp}",
+        ),
+        (
+            timed.replacen("x-s", "x-s, timestamp_header: x-s, timestamp: unix", 1),
+            "hmac.timestamp_header: x-s is the signature's",
+        ),
+        (
+            oauth2_with("https://", "http://"),
+            "oauth2.token_url: \"http://i.test/token\" would send secrets in clear text",
+        ),
+        (
+            oauth2_with("https://i.test/token", "i.test"),
+            "oauth2.token_url: \"i.test\" is not an http(s) URL",
+        ),
+        (
+            oauth2_with("token'", "token?a=b'"),
+            "oauth2.token_url: \"https://i.test/token?a=b\" is not an http(s) URL",
+        ),
+        (
+            oauth2_with("'{{secret://local/k}}'", "plain"),
+            "oauth2.client_secret: value holds no {{secret",
+        ),
+        (oauth2_with("me,", "'',"), "oauth2.client_id: cannot be empty"),
+        (oauth2_with("me,", "me, scope: \"a\\nb\","), "oauth2.scope: must be text without control"),
+        (
+            oauth2_with("me,", "me, header: content-length,"),
+            "oauth2.header: content-length cannot be set",
+        ),
+        (with("repositories: [a]"), "github_app.installation_id: repositories and permissions"),
+        (
+            with("permissions: {contents: read}"),
+            "github_app.installation_id: repositories and permissions",
+        ),
+        (
+            with("api_url: 'http://git.test'"),
+            "github_app.api_url: \"http://git.test\" would send secrets",
+        ),
+        (format!("{oauth2}, {app}"), "authorization is set twice"),
+        (
+            format!("{oauth2}, basic: {{username: a, password: '{{{{secret://local/k}}}}'}}"),
+            "authorization is set twice",
+        ),
+    ];
+    if cfg!(feature = "aws") {
+        let aws = "sigv4: {access_key_id: A, secret_access_key: '{{secret://local/k}}', \
+                   regions: [us-east-1], services: [s3]}";
+        let edit = |from: &str, to: &str| aws.replacen(from, to, 1);
+        cases.extend([
+            (edit("[us-east-1]", "[]"), "sigv4.regions: cannot be empty"),
+            (edit("[s3]", "[]"), "sigv4.services: cannot be empty"),
+            (edit("[s3]", "['*']"), "sigv4.services: \"*\" is none"),
+            (edit("'{{secret://local/k}}'", "plain"), "sigv4.secret_access_key: value holds no"),
+            (
+                edit("regions", "session_token: plain, regions"),
+                "sigv4.session_token: value holds no",
+            ),
+            (format!("{aws}, {app}"), "authorization is set twice"),
+        ]);
+    }
+    for (signer, expected) in cases {
+        let yaml = format!(
+            "{LOCAL}ext_proc:\n  injections:\n    - {{name: a, match: {{hosts: [h]}}, {signer}}}\n"
+        );
+        let error = parse(&yaml).expect_err(&yaml).to_string();
+        let expected = format!("dir/vaultmux.yaml:5: ext_proc.injections.a: {expected}");
+        assert!(error.starts_with(&expected), "{error}\n  does not start with\n{expected}");
+    }
+    for signer in [hmac, timed.as_str(), oauth2, app, &format!("{hmac}, {oauth2}")] {
+        let yaml = format!(
+            "{LOCAL}ext_proc:\n  injections:\n    - {{name: a, match: {{hosts: [h]}}, {signer}}}\n"
+        );
+        parse(&yaml).expect("valid");
+    }
+    let unknown = oauth2_with("client_id", "nonsense: 1, client_id");
+    let yaml = format!(
+        "{LOCAL}ext_proc:\n  injections:\n    - {{name: a, match: {{hosts: [h]}}, {unknown}}}\n"
+    );
+    let error = parse(&yaml).expect_err(&yaml).to_string();
+    assert!(error.contains(":5: ") && error.contains("unknown field `nonsense`"), "{error}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ use tonic::Code;
 use crate::{
     injection::{HeaderText, InjectedValue, Part, Rewrite, Template},
     secret::{SecretRef, SecretValue},
+    signing::Signed,
 };
 
 /// Envoy's limit for one header value in a mutation.
@@ -77,6 +78,32 @@ pub(super) fn rewrite<'v>(
         }
     }
     Ok(mutation)
+}
+
+/// The headers, without pseudo headers, that a request has after this mutation.
+pub(super) fn headers_after<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    mutation: &'a HeaderMutation,
+) -> Vec<(&'a str, &'a [u8])> {
+    let set = || mutation.set_headers.iter().filter_map(|option| option.header.as_ref());
+    let changed = |name: &str| {
+        let removed = mutation.remove_headers.iter().any(|removed| removed == name);
+        removed || set().any(|header| header.key == name)
+    };
+    let kept = headers.filter(|(name, _)| !name.starts_with(':') && !changed(name));
+    kept.chain(set().map(|header| (header.key.as_str(), header.raw_value.as_slice()))).collect()
+}
+
+/// Adds what a signer made. Its headers are set by nothing else.
+#[expect(clippy::disallowed_methods, reason = "the headers that the credentials were made for")]
+pub(super) fn sign(mutation: &mut HeaderMutation, signed: Signed) {
+    for (name, value) in &signed.headers {
+        set(mutation, name, value.expose_secret().to_vec());
+    }
+    mutation.remove_headers.extend(signed.removed.into_iter().map(ToOwned::to_owned));
+    if let Some(target) = signed.target {
+        mutation.set_headers.push(named(":path", target.as_bytes().to_vec(), false));
+    }
 }
 
 fn render<'v>(
@@ -158,15 +185,19 @@ fn append(mutation: &mut HeaderMutation, name: &HeaderName, value: Vec<u8>) {
     mutation.set_headers.push(option(name, value, true));
 }
 
+fn option(name: &HeaderName, raw_value: Vec<u8>, append: bool) -> HeaderValueOption {
+    named(name.as_str(), raw_value, append)
+}
+
 /// Envoy honours the deprecated `append` alone, other data planes
 /// `append_action`: both say the same.
 #[expect(deprecated, reason = "Envoy's ext_proc reads no other field")]
-fn option(name: &HeaderName, raw_value: Vec<u8>, append: bool) -> HeaderValueOption {
+fn named(name: &str, raw_value: Vec<u8>, append: bool) -> HeaderValueOption {
     let action = match append {
         true => HeaderAppendAction::AppendIfExistsOrAdd,
         false => HeaderAppendAction::OverwriteIfExistsOrAdd,
     };
-    let key = name.as_str().to_owned();
+    let key = name.to_owned();
     HeaderValueOption {
         header: Some(HeaderValue { key, value: String::new(), raw_value }),
         append: Some(BoolValue { value: append }),

@@ -1,7 +1,11 @@
 //! A request's headers, from what Envoy shows to what becomes of them: asks the
 //! core about identity, policy and values, and translates what it says.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::ext_proc::v3::HeaderMutation;
@@ -23,7 +27,8 @@ use crate::{
     operation::SecretPath,
     policy::{DecisionId, Denial, Permit, Reason},
     resolver::{BackendError, ResolveError},
-    secret::{SecretRecord, SecretRef},
+    secret::{SecretRecord, SecretRef, SecretValue},
+    signing::{AccessTokens, Body, IssueError, Signer, SigningError, Unsigned},
     snapshot::{Current, Snapshot},
 };
 
@@ -33,6 +38,8 @@ pub struct SecretProcessor {
     current: Current,
     metrics: Arc<Metrics>,
     api: Api,
+    /// Outlive reloads.
+    tokens: AccessTokens,
     message_budget: Duration,
 }
 
@@ -41,8 +48,16 @@ struct Exchange<'a> {
     metrics: &'a Metrics,
     snapshot: &'a Snapshot,
     head: &'a Head<'a>,
+    tokens: &'a AccessTokens,
     request_id: String,
     deadline: Instant,
+}
+
+/// What rules set in a request.
+#[derive(Default)]
+struct Injected<'a> {
+    rewrites: Vec<Rewrite<'a>>,
+    signers: Vec<&'a Signer>,
 }
 
 /// Why a request does not go on: what the caller is told, and what the operator.
@@ -58,7 +73,7 @@ impl SecretProcessor {
     #[must_use]
     pub fn new(current: Current, metrics: Arc<Metrics>, message_budget: Duration) -> Self {
         let api = Api::new(Arc::clone(&metrics), Edge::ExtProc);
-        Self { current, metrics, api, message_budget }
+        Self { current, metrics, api, tokens: AccessTokens::default(), message_budget }
     }
 }
 
@@ -73,6 +88,7 @@ impl Processor for SecretProcessor {
             metrics: &self.metrics,
             snapshot: &snapshot,
             head: &head,
+            tokens: &self.tokens,
             request_id,
             deadline,
         };
@@ -142,10 +158,14 @@ impl Exchange<'_> {
     /// Puts secrets into headers: those that rules name, and those that the
     /// client refers to.
     async fn inject(&self, request: &RequestHeaders) -> HeadersAnswer {
-        let mut rewrites = self.injected();
-        let overridden = |name: &str| rewrites.iter().any(|rewrite| is_same(&rewrite.name, name));
+        let Injected { mut rewrites, signers } = self.injected();
+        let signed: Vec<_> = signers.iter().flat_map(|signer| signer.headers()).collect();
+        let overridden = |name: &str| {
+            let mut set = rewrites.iter().map(|rewrite| &rewrite.name).chain(&signed);
+            set.any(|set| is_same(set, name))
+        };
         let scanned = scan_headers(self.head.headers(), overridden, &self.snapshot.catalog);
-        if rewrites.is_empty() && scanned.as_ref().is_ok_and(Vec::is_empty) {
+        if rewrites.is_empty() && signers.is_empty() && scanned.as_ref().is_ok_and(Vec::is_empty) {
             return HeadersAnswer::Continue;
         }
         // Strangers learn nothing, not even that their reference is malformed.
@@ -159,7 +179,11 @@ impl Exchange<'_> {
         let outcome = match scanned {
             Ok(found) => {
                 rewrites.extend(found);
-                self.substitute(&principal, &rewrites).await
+                let body = match request.headers.end_of_stream {
+                    true => Body::Whole(&[]),
+                    false => Body::Unseen,
+                };
+                self.substitute(&principal, &rewrites, &signers, body).await
             }
             Err(refused) => {
                 self.metrics.ext_proc_reference("denied");
@@ -175,36 +199,44 @@ impl Exchange<'_> {
         }
     }
 
-    /// The headers that rules set. Of several rules for one header the first wins.
-    fn injected(&self) -> Vec<Rewrite<'_>> {
+    /// What rules set. Of several rules for one header the first wins.
+    fn injected(&self) -> Injected<'_> {
         let destination = self.head.destination();
-        let mut rewrites: Vec<Rewrite<'_>> = Vec::new();
+        let mut injected = Injected::default();
         for injection in self.snapshot.injections.iter() {
             if !injection.matcher.matches(self.head.method, self.head.path(), &destination) {
                 continue;
             }
             for (name, value) in &injection.headers {
-                if !rewrites.iter().any(|rewrite| rewrite.name == name) {
+                if !injected.sets(name) {
                     let value = HeaderText::Resolved(std::borrow::Cow::Borrowed(value));
-                    rewrites.push(Rewrite { name: name.clone(), values: vec![value] });
+                    injected.rewrites.push(Rewrite { name: name.clone(), values: vec![value] });
+                }
+            }
+            for signer in &injection.signers {
+                if !signer.headers().iter().any(|name| injected.sets(name)) {
+                    injected.signers.push(signer);
                 }
             }
         }
-        rewrites
+        injected
     }
 
     async fn substitute(
         &self,
         principal: &Principal,
         rewrites: &[Rewrite<'_>],
+        signers: &[&Signer],
+        body: Body<'_>,
     ) -> Result<HeaderMutation, Refusal> {
         // A rule for such a header would do nothing, and do so silently.
-        let mut names = rewrites.iter().map(|rewrite| rewrite.name.as_str());
-        if let Some(name) = names.find(|name| is_fixed(name)) {
+        let signed = signers.iter().flat_map(|signer| signer.headers());
+        let mut names = rewrites.iter().map(|rewrite| rewrite.name.clone()).chain(signed);
+        if let Some(name) = names.find(|name| is_fixed(name.as_str())) {
             let details = format!("vaultmux_header_not_settable:{name}");
             return Err(Refusal { problem: Problem::new(ProblemCode::Internal), details });
         }
-        let permits = self.authorize(principal, rewrites)?;
+        let permits = self.authorize(principal, rewrites, signers)?;
         let resolver = &self.snapshot.resolver;
         let resolved = permits.iter().map(|permit| async move {
             let record = resolver.resolve(permit, self.deadline).await;
@@ -214,8 +246,22 @@ impl Exchange<'_> {
         });
         let resolved: HashMap<&SecretRef, SecretRecord> =
             try_join_all(resolved).await?.into_iter().collect();
-        let value = |secret: &SecretRef| resolved.get(secret).map(|record| &record.value);
-        Ok(mutation::rewrite(rewrites, value)?)
+        let value = |secret: &SecretRef| value_of(&resolved, secret);
+        let mut mutation = mutation::rewrite(rewrites, value)?;
+        for signer in signers {
+            let headers = mutation::headers_after(self.head.headers(), &mutation);
+            let unsigned = Unsigned {
+                method: self.head.method,
+                target: self.head.target,
+                authority: self.head.authority,
+                headers: &headers,
+                body,
+                now: SystemTime::now(),
+            };
+            let signed = signer.sign(&unsigned, &value, self.tokens, self.deadline).await?;
+            mutation::sign(&mut mutation, signed);
+        }
+        Ok(mutation)
     }
 
     /// A permit for every distinct reference, or the first denial.
@@ -223,6 +269,7 @@ impl Exchange<'_> {
         &self,
         principal: &Principal,
         rewrites: &[Rewrite<'_>],
+        signers: &[&Signer],
     ) -> Result<Vec<Permit>, Refusal> {
         let destination = self.head.destination();
         let mut permits: Vec<Permit> = Vec::new();
@@ -231,7 +278,8 @@ impl Exchange<'_> {
             HeaderText::Resolved(value) => Some(value.references()),
             HeaderText::Kept(_) => None,
         });
-        for secret in secrets.flatten() {
+        let signing = signers.iter().flat_map(|signer| signer.references());
+        for secret in secrets.flatten().chain(signing) {
             if permits.iter().any(|permit| permit.secret() == secret) {
                 continue;
             }
@@ -283,6 +331,22 @@ impl Exchange<'_> {
             destination.cluster = self.head.destination().cluster,
             "ext_proc"
         );
+    }
+}
+
+fn value_of<'r>(
+    resolved: &'r HashMap<&SecretRef, SecretRecord>,
+    secret: &SecretRef,
+) -> Option<&'r SecretValue> {
+    resolved.get(secret).map(|record| &record.value)
+}
+
+// === impl Injected ===
+
+impl Injected<'_> {
+    fn sets(&self, name: &http::HeaderName) -> bool {
+        self.rewrites.iter().any(|rewrite| rewrite.name == name)
+            || self.signers.iter().any(|signer| signer.headers().contains(name))
     }
 }
 
@@ -357,5 +421,39 @@ impl From<Unfit> for Refusal {
         let problem = Problem::with_error(ProblemCode::BackendRefused, text);
         let details = format!("vaultmux_value_unfit:{}:{}", unfit.reason, unfit.secret);
         Self { problem, details }
+    }
+}
+
+/// What the client did wrong is a 400, or a 403 where it must not; an issuer of tokens is
+/// like a store: what it refuses is a 502, and its absence a 503.
+impl From<SigningError> for Refusal {
+    fn from(error: SigningError) -> Self {
+        let code = match &error {
+            SigningError::Unsigned
+            | SigningError::ChunkSigned
+            | SigningError::MissingHeader
+            | SigningError::Malformed => ProblemCode::MalformedRequest,
+            SigningError::Scope => ProblemCode::Forbidden,
+            SigningError::BodyUnseen | SigningError::Internal => ProblemCode::Internal,
+            SigningError::Unfit(_) => ProblemCode::BackendRefused,
+            SigningError::Issue(error) => match error {
+                IssueError::Refused | IssueError::NoToken => ProblemCode::BackendRefused,
+                IssueError::Unavailable | IssueError::Deadline => ProblemCode::BackendUnavailable,
+                IssueError::Internal => ProblemCode::Internal,
+            },
+        };
+        let details = match &error {
+            SigningError::Unfit(secret) => format!("vaultmux_value_unfit:signing:{secret}"),
+            _ => format!("vaultmux_signing_refused:{}", error.as_str()),
+        };
+        Self { problem: Problem::with_error(code, error_text(&error)), details }
+    }
+}
+
+/// What a caller may know: not which secret it is.
+fn error_text(error: &SigningError) -> String {
+    match error {
+        SigningError::Unfit(_) => "the secret cannot be used to sign".to_owned(),
+        _ => error.to_string(),
     }
 }

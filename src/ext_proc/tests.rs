@@ -2,6 +2,7 @@
 
 mod headers;
 mod identity;
+mod signing;
 mod streams;
 
 use std::{
@@ -83,6 +84,7 @@ fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
                 Template::parse("Bearer {{secret://local/use/key}}", &catalog).expect("valid"),
             ),
         )],
+        signers: Vec::new(),
     };
     Snapshot {
         policies: Arc::new(PolicySet::compile(&policies.expect("valid policy"), 1)),

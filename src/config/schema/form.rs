@@ -91,8 +91,19 @@ texts! {
     HeaderName = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
     /// Text with a reference in it.
     WithReference = "[^\\n]*\\{\\{secret://[^\\n]+\\}\\}[^\\n]*";
+    /// A reference and nothing else.
+    OneReference = "\\{\\{secret://[^\\n{}]+\\}\\}";
     /// Any text that is not empty.
     SomeText = "[^\\u0000-\\u001f\\u007f-\\u009f]+";
+    /// Text with the names of a request's parts in braces.
+    SignedMessage = "([^{}]|\\{(method|host|target|path|query|timestamp|body|body_sha256|\
+                     header:[!#$%&'*+.^_`|~0-9A-Za-z-]+)\\})*\\{(method|host|target|path|query|\
+                     body|body_sha256|header:[!#$%&'*+.^_`|~0-9A-Za-z-]+)\\}([^{}]|\\{[a-z0-9_]+\
+                     (:[!#$%&'*+.^_`|~0-9A-Za-z-]+)?\\})*";
+    /// `https://` and a server, or `http://` and this machine.
+    IssuerUrl = "[hH][tT]{2}[pP][sS]://[^@?#]+|\
+                 [hH][tT]{2}[pP]://([lL][oO][cC][aA][lL][hH][oO][sS][tT]|127\\.[0-9.]+|\\[::1\\])\
+                 ([:/][^@?#]*)?";
     /// `cluster`, `file:<path>` or `https://<address>`.
     KeySource = "cluster|file:.+|https?://[^@]+";
     /// `file:<path>` or `https://<address>`.
