@@ -9,6 +9,7 @@ mod cli;
 mod demo;
 mod descriptors;
 mod egress;
+mod egress_injection;
 mod environment;
 mod envoy_authz;
 mod envoy_bodies;
@@ -44,6 +45,8 @@ mod rest_compat;
 mod rest_docs;
 mod rotation;
 mod schema;
+#[cfg(feature = "aws")]
+mod sigv4;
 mod stores_docs;
 mod stub;
 mod tidy;
