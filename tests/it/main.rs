@@ -1,5 +1,6 @@
 //! The program from outside: its commands, its listeners, a real Envoy in front.
 
+mod agents_docs;
 mod audit;
 mod audit_mode;
 mod aws_identity;
