@@ -238,6 +238,12 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             "dir/vaultmux.yaml:4: webhooks.a: keys: ",
         ),
         (
+            &with(
+                "webhooks:\n  a: {type: event_grid, backends: [local], key_file: a, header: x}\n",
+            ),
+            "dir/vaultmux.yaml:4: webhooks.a",
+        ),
+        (
             &with("webhooks:\n  a: {type: pager, backends: [local]}\n"),
             "dir/vaultmux.yaml:4: webhooks.a",
         ),
