@@ -1,7 +1,7 @@
 //! The secrets API as HTTP messages, whatever carries them: REST serves it on a
 //! port, `ext_proc` answers with it from the filter, and both give the same
-//! status, headers and body. Translates between HTTP and the core; decides
-//! nothing.
+//! status, headers and body. Also secrets put into requests, which `ext_authz`
+//! and `ext_proc` share. Translates between HTTP and the core; decides nothing.
 
 mod accept;
 mod authorize;
@@ -9,6 +9,7 @@ mod batch;
 pub mod check;
 mod cursor;
 mod entity;
+mod injection;
 mod json;
 mod message;
 pub mod openapi;
@@ -18,6 +19,7 @@ mod secrets;
 pub mod watch;
 
 pub use authorize::{AUTHORIZE_METHODS, AUTHORIZE_PATH, AuthorizeRequest};
+pub use injection::{Injector, Refusal};
 pub use message::Health;
 pub use problem::{Problem, ProblemCode, challenge};
 pub use record::Recorder;

@@ -8,6 +8,7 @@ mod audit;
 mod backend;
 mod environment;
 mod error;
+mod ext_authz;
 mod ext_proc;
 mod file;
 mod identity;
@@ -28,7 +29,7 @@ pub use self::{
     backend::{BackendSettings, ConfiguredSecret},
     environment::Environment,
     error::ConfigError,
-    ext_proc::ExtProcConfig,
+    ext_proc::{ConfiguredMode, ConfiguredModes, ExtProcConfig},
     identity::{GrantConfig, IdentityConfig},
     listener::{Address, ClientCa, ListenerConfig, Listeners, TlsConfig},
     schema::json_schema,
@@ -37,7 +38,7 @@ pub use self::{
 use crate::{
     audit::AuditSettings,
     identity::{PeerPatterns, TokenSettings},
-    injection::Injection,
+    injection::{CheckInjection, Injection, Substitutions},
     net::serve::ConnectionLimits,
     operation::SecretRoutes,
     resolver::ResolverSettings,
@@ -94,6 +95,15 @@ pub struct Config {
     pub injections: Arc<[Injection]>,
     /// Who may tell that secrets have changed, by name.
     pub webhooks: BTreeMap<String, WebhookConfig>,
+    /// References that clients send, beyond those in header values.
+    pub substitutions: Substitutions,
+    /// Clusters that are reached through TLS: no secret is used toward any other. All may be
+    /// without.
+    pub tls_clusters: Option<Arc<[String]>>,
+    /// What `ext_authz` does about them.
+    pub check_injection: CheckInjection,
+    /// By which statuses destinations refuse secrets.
+    pub suspect_statuses: Arc<[u16]>,
     /// What is logged, and how.
     pub log: LogConfig,
     /// Where decisions are written, if they are.

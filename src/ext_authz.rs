@@ -6,6 +6,7 @@
 //! failure mode.
 
 mod attributes;
+mod inject;
 mod response;
 
 use std::{
@@ -20,9 +21,15 @@ use envoy_types::pb::envoy::service::auth::v3::{
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
-use self::attributes::{AUTHORIZATION, Check, Fallback};
+use self::{
+    attributes::{AUTHORIZATION, Check, Fallback},
+    inject::{Allowed, SetHeader},
+};
 use crate::{
-    api::{self, Recorder, check::decide},
+    api::{
+        self, Recorder, Refusal,
+        check::{Outcome, decide},
+    },
     identity::Peer,
     metrics::{Edge, Metrics},
     policy::{Denial, Reason},
@@ -41,6 +48,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct ExtAuthz {
     current: Current,
     metrics: Arc<Metrics>,
+}
+
+/// What becomes of the headers of a request that passes. Without `Debug`, since they carry
+/// secrets.
+struct Answer {
+    forward_grant: bool,
+    to_remove: Vec<String>,
+    injected: Result<Vec<SetHeader>, Refusal>,
 }
 
 // === impl ExtAuthz ===
@@ -85,19 +100,8 @@ impl ExtAuthz {
         if has_token && !check.forward_token {
             to_remove.push(AUTHORIZATION.to_owned());
         }
-        Ok(self.respond(&snapshot, request, check, to_remove))
-    }
-
-    fn respond(
-        &self,
-        snapshot: &Snapshot,
-        request: &CheckRequest,
-        check: Check<'_>,
-        to_remove: Vec<String>,
-    ) -> CheckResponse {
-        let Check { evidence, subject, destination, forward_grant, .. } = check;
-        let outcome = decide(snapshot, evidence, &subject, destination);
-        let principal = outcome.principal.as_ref();
+        let Check { evidence, subject, destination, forward_grant, route, .. } = check;
+        let outcome = decide(&snapshot, evidence, &subject, destination);
         let recorder = Recorder {
             metrics: &self.metrics,
             audit: &snapshot.audit,
@@ -106,26 +110,23 @@ impl ExtAuthz {
             request_id: api::request_id(attributes::header(request, "x-request-id")),
             traceparent: attributes::header(request, "traceparent"),
         };
+        let principal = outcome.principal.as_ref();
         recorder.record(outcome.decision.as_ref(), principal, || outcome.asked.operation());
-        let policies = &snapshot.policies;
-        match (outcome.decision, outcome.principal) {
-            (Ok(decision), Some(principal)) => {
-                let grant = outcome.scope.and_then(|scope| {
-                    let sealed = snapshot.grants.seal(&principal, scope, SystemTime::now());
-                    sealed.inspect_err(|error| tracing::error!(%error, "seal grant failed")).ok()
-                });
-                let hash = policies.hash_of(&decision);
-                // The route leads to our own REST, which then gets the grant.
-                let forward_grant = forward_grant && outcome.asked.secrets.is_some();
-                response::ok(&principal, &decision, hash, grant, forward_grant, to_remove)
-            }
-            (Err(denial), principal) => {
-                let hash = policies.hash_of(&denial.decision);
-                response::denied(&denial, hash, principal.as_ref())
-            }
-            // Unreachable by construction, and denied all the same.
-            (Ok(_), None) => response::denied(&Denial::new(Reason::NoIdentity), None, None),
-        }
+        let injected = match (&outcome.decision, principal, outcome.asked.http) {
+            (Ok(_), Some(principal), Some(http)) => match &outcome.asked.secrets {
+                None => {
+                    let allowed = Allowed { snapshot: &snapshot, request, principal, http, route };
+                    allowed.inject(recorder, deadline).await
+                }
+                Some(operation) => {
+                    inject::fetch_for_read(&snapshot, principal, operation, recorder);
+                    Ok(Vec::new())
+                }
+            },
+            _ => Ok(Vec::new()),
+        };
+        let answer = Answer { forward_grant, to_remove, injected };
+        Ok(respond(&snapshot, recorder, outcome, answer))
     }
 }
 
@@ -142,6 +143,51 @@ impl Authorization for ExtAuthz {
             // Our own outage: what becomes of the request is the proxy's failure mode.
             Err(error) => Err(Status::unavailable(error.to_string())),
         }
+    }
+}
+
+fn respond(
+    snapshot: &Snapshot,
+    recorder: Recorder<'_>,
+    outcome: Outcome<'_>,
+    answer: Answer,
+) -> CheckResponse {
+    let policies = &snapshot.policies;
+    let Answer { forward_grant, to_remove, injected } = answer;
+    match (outcome.decision, outcome.principal, injected) {
+        (Ok(decision), Some(principal), Ok(injected)) => {
+            let grant = outcome.scope.and_then(|scope| {
+                let sealed = snapshot.grants.seal(&principal, scope, SystemTime::now());
+                sealed.inspect_err(|error| tracing::error!(%error, "seal grant failed")).ok()
+            });
+            response::ok(response::Passed {
+                principal: &principal,
+                decision: &decision,
+                policy_hash: policies.hash_of(&decision),
+                grant,
+                // The route leads to our own REST, which then gets the grant.
+                forward_grant: forward_grant && outcome.asked.secrets.is_some(),
+                injected,
+                to_remove,
+            })
+        }
+        (Ok(decision), Some(principal), Err(refusal)) => {
+            tracing::info!(
+                request_id = recorder.request_id,
+                principal = %principal,
+                // What comes after it may name the secret.
+                reason = refusal.details.split(':').next(),
+                "request refused for the secrets in it"
+            );
+            let hash = policies.hash_of(&decision);
+            response::refused(refusal, &decision, hash, &principal, recorder.request_id)
+        }
+        (Err(denial), principal, _) => {
+            let hash = policies.hash_of(&denial.decision);
+            response::denied(&denial, hash, principal.as_ref())
+        }
+        // Unreachable by construction, and denied all the same.
+        (Ok(_), None, _) => response::denied(&Denial::new(Reason::NoIdentity), None, None),
     }
 }
 

@@ -23,7 +23,10 @@ use crate::{
     metrics::Metrics,
     policy::{Policies, PolicySet},
     resolver::Resolver,
-    secret::{BackendName, SecretName, SecretRecord, SecretValue, SecretVersion},
+    secret::{
+        BackendName, Catalog, CatalogEntry, NameGrammar, SecretName, SecretRecord, SecretRef,
+        SecretValue, SecretVersion,
+    },
     snapshot::{Shares, Snapshot},
 };
 
@@ -96,7 +99,10 @@ pub(crate) fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
     let BackendSettings::Memory { secrets } = &config.backends[0].1 else { panic!("memory") };
     let secrets = secrets.iter().map(|(name, value)| (name.clone(), value.value().clone()));
     let store: Arc<dyn SecretBackend> = Arc::new(MemoryBackend::new(secrets));
-    over(&config, store, metrics)
+    let mut snapshot = over(&config, store, metrics);
+    // It takes a runtime, which many tests do without.
+    snapshot.check_injection.prefetch = false;
+    snapshot
 }
 
 /// The same over another store.
@@ -119,6 +125,10 @@ pub(crate) fn over(
         grants: Arc::new(GrantKeys::random(Duration::from_secs(30)).expect("random bytes")),
         secret_routes: config.secret_routes.clone(),
         injections: Arc::clone(&config.injections),
+        substitutions: config.substitutions.clone(),
+        tls_clusters: config.tls_clusters.clone(),
+        check_injection: config.check_injection.clone(),
+        suspect_statuses: Arc::clone(&config.suspect_statuses),
         limits: config.limits,
         shares: Shares::succeeding(&config.limits, None),
         webhooks: Arc::default(),
@@ -213,4 +223,17 @@ impl SecretBackend for Gate {
 /// The name of the one backend.
 pub(crate) fn local() -> BackendName {
     BackendName::parse("local").expect("valid")
+}
+
+/// One backend `local`, which is the default, of the usual grammar.
+pub(crate) fn catalog() -> Catalog {
+    let backend = BackendName::parse("local").expect("valid");
+    let grammar = NameGrammar::new("/_+=.@-", 512);
+    let backends = [(backend.clone(), CatalogEntry { grammar })];
+    Catalog::new(backends.into(), Some(backend), vec![]).expect("valid")
+}
+
+/// A reference to one of its secrets.
+pub(crate) fn reference(text: &str) -> SecretRef {
+    catalog().parse_reference(text).expect("valid")
 }

@@ -4,13 +4,40 @@
 //! A rule grants nothing: whoever applies it still needs a `use` permit for
 //! every reference, for this caller and this destination.
 
-use std::fmt;
+mod aliases;
+mod encoding;
+mod finder;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+mod render;
+mod scan;
+mod scanner;
+mod stated;
+mod substitution;
+mod surface;
+
+use std::{borrow::Cow, fmt};
 
 use http::{HeaderName, Method};
+
+pub use render::{RenderedHeader, Unfit, UnfitReason, render_headers};
+pub use scan::{HeaderText, Refused, Rewrite, is_same, scan_headers};
+pub use stated::{CheckInjection, StatedDestination};
 
 use crate::{
     policy::{Destination, canonical_host},
     secret::{Catalog, InvalidReference, SecretRef},
+    signing::Signer,
+};
+
+pub use self::{
+    aliases::{Unaliased, without_aliases},
+    encoding::{Encoding, NotText},
+    finder::Finder,
+    scanner::{Progress, Resolution, Scanner},
+    substitution::{Alias, InvalidAlias, Matched, Substitution, Substitutions, Target},
+    surface::{Surface, Surfaces, Unwritable, Violation},
 };
 
 /// Where a reference starts in traffic; it ends with [`CLOSE`].
@@ -27,6 +54,8 @@ pub struct Injection {
     pub matcher: InjectionMatch,
     /// Headers to set, replacing what the client sent.
     pub headers: Vec<(HeaderName, InjectedValue)>,
+    /// What makes more headers, of the request as it will be.
+    pub signers: Vec<Signer>,
 }
 
 /// All given fields must hold; inside a field any entry suffices. An attribute
@@ -99,6 +128,18 @@ pub fn is_fixed(name: &str) -> bool {
     name.starts_with(':')
         || FIXED.iter().any(|fixed| name.eq_ignore_ascii_case(fixed))
         || name.as_bytes().get(..ENVOY.len()).is_some_and(|head| head.eq_ignore_ascii_case(ENVOY))
+}
+
+/// The headers that rules set. Of several rules for one header the first wins.
+pub fn rules<'a>(matching: impl Iterator<Item = &'a Injection>) -> Vec<Rewrite<'a>> {
+    let mut rewrites: Vec<Rewrite<'a>> = Vec::new();
+    for (name, value) in matching.flat_map(|injection| &injection.headers) {
+        if !rewrites.iter().any(|rewrite| rewrite.name == name) {
+            let value = HeaderText::Resolved(Cow::Borrowed(value));
+            rewrites.push(Rewrite { name: name.clone(), values: vec![value] });
+        }
+    }
+    rewrites
 }
 
 // === impl Template ===
@@ -184,6 +225,13 @@ impl InjectionMatch {
                 .ok_or_else(|| InvalidInjection::Host(host.clone()))
         };
         hosts.iter().map(canonical).collect()
+    }
+
+    /// Whether the rule is for this request, or would be if the proxy had told the cluster.
+    #[must_use]
+    pub fn could_match(&self, method: &str, path: Option<&str>, to: &Destination<'_>) -> bool {
+        let cluster = to.cluster.or(self.clusters.first().map(String::as_str));
+        self.matches(method, path, &Destination { cluster, ..*to })
     }
 
     /// Whether the rule is for this request. `path` is canonical, without query.

@@ -9,6 +9,7 @@ pub mod operation;
 pub mod policy;
 pub mod resolver;
 pub mod secret;
+pub mod signing;
 pub mod snapshot;
 pub mod webhook;
 

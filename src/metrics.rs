@@ -33,6 +33,8 @@ pub struct Metrics {
     backend_in_flight: Family<BackendLabels, Gauge>,
     credentials_expiry: Family<BackendLabels, Gauge>,
     cache_lookups: Family<ResultLabels, Counter>,
+    prefetches: Family<ResultLabels, Counter>,
+    suspicions: Family<ResultLabels, Counter>,
     cache_entries: Gauge,
     cache_bytes: Gauge,
     decisions: Family<DecisionLabels, Counter>,
@@ -41,6 +43,9 @@ pub struct Metrics {
     audit_dropped: Counter,
     ext_proc_streams: Family<ResultLabels, Counter>,
     ext_proc_references: Family<ResultLabels, Counter>,
+    ext_proc_surfaces: Family<SurfaceLabels, Counter>,
+    ext_proc_bodies: Family<ResultLabels, Counter>,
+    ext_authz_references: Family<ResultLabels, Counter>,
     token_verifications: Family<ResultLabels, Counter>,
     token_reviews: Family<ResultLabels, Counter>,
     token_cache_entries: Gauge,
@@ -90,6 +95,12 @@ struct BackendCallLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SurfaceLabels {
+    surface: &'static str,
     result: &'static str,
 }
 
@@ -224,6 +235,8 @@ impl Default for Metrics {
             backend_in_flight: Family::default(),
             credentials_expiry: Family::default(),
             cache_lookups: Family::default(),
+            prefetches: Family::default(),
+            suspicions: Family::default(),
             cache_entries: Gauge::default(),
             cache_bytes: Gauge::default(),
             decisions: Family::default(),
@@ -232,6 +245,9 @@ impl Default for Metrics {
             audit_dropped: Counter::default(),
             ext_proc_streams: Family::default(),
             ext_proc_references: Family::default(),
+            ext_proc_surfaces: Family::default(),
+            ext_proc_bodies: Family::default(),
+            ext_authz_references: Family::default(),
             token_verifications: Family::default(),
             token_reviews: Family::default(),
             token_cache_entries: Gauge::default(),
@@ -333,6 +349,16 @@ impl Default for Metrics {
             metrics.audit_dropped.clone(),
         );
         registry.register(
+            "vaultmux_prefetches",
+            "Fetches ahead of a request that will most likely ask, by what came of them",
+            metrics.prefetches.clone(),
+        );
+        registry.register(
+            "vaultmux_suspicions",
+            "Secrets that a destination refused, by what came of it",
+            metrics.suspicions.clone(),
+        );
+        registry.register(
             "vaultmux_ext_proc_streams",
             "ext_proc streams by how they ended",
             metrics.ext_proc_streams.clone(),
@@ -341,6 +367,21 @@ impl Default for Metrics {
             "vaultmux_ext_proc_references",
             "Secret references met in requests, by outcome",
             metrics.ext_proc_references.clone(),
+        );
+        registry.register(
+            "vaultmux_ext_proc_surfaces",
+            "References and aliases met in cookies, paths, queries and bodies, by outcome",
+            metrics.ext_proc_surfaces.clone(),
+        );
+        registry.register(
+            "vaultmux_ext_proc_bodies",
+            "Bodies that were not looked at or not let through, by reason",
+            metrics.ext_proc_bodies.clone(),
+        );
+        registry.register(
+            "vaultmux_ext_authz_references",
+            "Secret references met in requests that ext_authz puts secrets into, by outcome",
+            metrics.ext_authz_references.clone(),
         );
         registry.register(
             "vaultmux_token_verifications",
@@ -555,6 +596,16 @@ impl Metrics {
         self.audit_dropped.inc_by(lines);
     }
 
+    /// A fetch ahead of a request.
+    pub fn prefetch(&self, result: &'static str) {
+        self.prefetches.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// A secret that a destination refused.
+    pub fn suspicion(&self, result: &'static str) {
+        self.suspicions.get_or_create(&ResultLabels { result }).inc();
+    }
+
     /// An `ext_proc` stream that ended.
     pub fn ext_proc_stream(&self, failed: bool) {
         let result = if failed { "error" } else { "ok" };
@@ -564,6 +615,22 @@ impl Metrics {
     /// A secret reference met in a request.
     pub fn ext_proc_reference(&self, result: &'static str) {
         self.ext_proc_references.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// A reference or alias met outside of whole header values: where, and what became
+    /// of it.
+    pub fn ext_proc_surface(&self, surface: &'static str, result: &'static str) {
+        self.ext_proc_surfaces.get_or_create(&SurfaceLabels { surface, result }).inc();
+    }
+
+    /// A body that was not looked at, or not let through, and why.
+    pub fn ext_proc_body(&self, result: &'static str) {
+        self.ext_proc_bodies.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// The same, where `ext_authz` puts secrets into requests.
+    pub fn ext_authz_reference(&self, result: &'static str) {
+        self.ext_authz_references.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// A service account's token, or one of somebody else: what became of it.

@@ -70,6 +70,10 @@ pub struct Permit {
     decision: Decision,
 }
 
+/// The right to have a secret fetched before it is asked for. Shows it to nobody.
+#[derive(Clone, Debug)]
+pub struct PrefetchPermit(Permit);
+
 /// The right of one principal to list what it may list, to create what it may create,
 /// or to get what it may get. Every single name is decided again by [`CollectionPermit::admits`].
 #[derive(Clone, Debug)]
@@ -151,6 +155,26 @@ impl PolicySet {
         destination: &Destination<'_>,
     ) -> Result<Permit, Denial> {
         self.permit(principal, Verb::Use, secret, destination)
+    }
+
+    /// Decides whether a secret may be fetched ahead, since its injection toward
+    /// `destination` is permitted, or would be if what the proxy has not told yet is what
+    /// some rule asks for.
+    #[must_use]
+    pub fn authorize_prefetch(
+        &self,
+        principal: &Principal,
+        secret: &SecretRef,
+        destination: &Destination<'_>,
+    ) -> Option<PrefetchPermit> {
+        match self.permit(principal, Verb::Use, secret, destination) {
+            Ok(permit) => Some(permit.into()),
+            Err(Denial { reason: Reason::MissingAttribute(_), decision }) => {
+                let (principal, secret) = (principal.clone(), secret.clone());
+                Some(PrefetchPermit(Permit { principal, verb: Verb::Use, secret, decision }))
+            }
+            Err(_) => None,
+        }
     }
 
     fn permit(
@@ -265,6 +289,29 @@ impl Permit {
     #[must_use]
     pub fn decision(&self) -> &Decision {
         &self.decision
+    }
+}
+
+// === impl PrefetchPermit ===
+
+impl PrefetchPermit {
+    /// For whom.
+    #[must_use]
+    pub fn principal(&self) -> &Principal {
+        self.0.principal()
+    }
+
+    /// Which secret.
+    #[must_use]
+    pub fn secret(&self) -> &SecretRef {
+        self.0.secret()
+    }
+}
+
+/// Who may have it may have it fetched.
+impl From<Permit> for PrefetchPermit {
+    fn from(permit: Permit) -> Self {
+        Self(permit)
     }
 }
 

@@ -13,21 +13,25 @@ mod changes;
 mod fetch;
 mod field;
 mod list;
+mod prefetch;
 mod resolved;
 mod settings;
+mod suspect;
 mod upstream;
 mod write;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 pub use self::{
     cache::Freshness,
     changes::{Lagged, Missed, News, Place, Watch},
     list::{NamePage, Page},
+    prefetch::Prefetch,
     resolved::{Origin, Resolved},
     settings::{CacheOverride, CacheSettings, Lifetimes, ResolverSettings, Standby},
+    suspect::Suspicion,
     upstream::BackendStatus,
     write::Condition,
 };
@@ -45,7 +49,7 @@ use crate::{
     metrics::{BackendGauges, CacheLookup, Metrics},
     policy::{Permit, Verb},
     rate::RateLimit,
-    secret::{BackendName, SecretName, SecretRecord},
+    secret::{BackendName, SecretName, SecretRecord, SecretRef},
 };
 
 /// Reads and writes secrets for edges that hold a permit.
@@ -62,6 +66,7 @@ struct Shared {
     flights: Flights<(Key, Epoch), Result<Lookup, BackendError>>,
     listings: Listings,
     refreshes: Arc<RateLimit>,
+    prefetches: Arc<Semaphore>,
     backend_timeout: Duration,
     metrics: Arc<Metrics>,
 }
@@ -143,6 +148,7 @@ impl Resolver {
             flights: Flights::new(),
             listings: Listings::new(),
             refreshes: Arc::new(RateLimit::per_minute(settings.refreshes_per_minute)),
+            prefetches: Arc::new(Semaphore::new(prefetch::MOST)),
             backend_timeout: settings.backend_timeout,
             metrics,
         };
@@ -196,6 +202,7 @@ impl Resolver {
             changes: Arc::clone(&before.changes),
             listings: before.listings.clone(),
             refreshes,
+            prefetches: Arc::clone(&before.prefetches),
             backend_timeout: settings.backend_timeout,
             metrics: Arc::clone(&before.metrics),
         };
@@ -260,7 +267,7 @@ impl Resolver {
         let (shared, secret) = (&self.shared, permit.secret());
         let failed = |error| ResolveError::Backend { backend: secret.backend.clone(), error };
         let lookup = |lookup| shared.metrics.cache_lookup(lookup);
-        let (store, namespace) = shared.place_of(permit)?;
+        let (store, namespace) = shared.place_of(permit.principal(), secret)?;
         let (key, epoch) = shared.cache.key(secret, store, namespace);
         let age = if refresh { Age::Absent } else { shared.cache.age(&key, epoch) };
         let asked = || (call.request_id.clone(), share_of(permit.principal()));
@@ -341,7 +348,7 @@ impl Resolver {
         if permit.verb() != Verb::Get {
             return Err(ResolveError::Internal);
         }
-        let (_, namespace) = self.shared.place_of(permit)?;
+        let (_, namespace) = self.shared.place_of(permit.principal(), permit.secret())?;
         let secret = permit.secret();
         let (backend, name) = (secret.backend.clone(), secret.name.clone());
         Ok(Place { backend, namespace: namespace.map(Into::into), name })
@@ -427,11 +434,15 @@ impl Shared {
         Instant::now() + self.backend_timeout
     }
 
-    /// Which opened store a permit is for, and the caller's namespace where that store
-    /// tells callers apart by it.
-    fn place_of<'a>(&self, permit: &'a Permit) -> Result<(u64, Option<&'a str>), ResolveError> {
-        let upstream = self.upstream(&permit.secret().backend)?;
-        let namespace = upstream.store.is_per_namespace().then(|| permit.principal().namespace());
+    /// Which opened store has a secret, and the caller's namespace where that store tells
+    /// callers apart by it.
+    fn place_of<'a>(
+        &self,
+        principal: &'a Principal,
+        secret: &SecretRef,
+    ) -> Result<(u64, Option<&'a str>), ResolveError> {
+        let upstream = self.upstream(&secret.backend)?;
+        let namespace = upstream.store.is_per_namespace().then(|| principal.namespace());
         Ok((upstream.id, namespace))
     }
 }

@@ -72,6 +72,12 @@ impl Problem {
         Self { code, error, decision_id: None, allow: None, retry_after: None }
     }
 
+    /// The same, of this decision, unless it is of one already.
+    #[must_use]
+    pub fn of_decision(self, id: DecisionId) -> Self {
+        Self { decision_id: self.decision_id.or(Some(id)), ..self }
+    }
+
     /// A method that does nothing here; `allow` lists those that do.
     #[must_use]
     pub fn not_allowed(allow: &'static str) -> Self {

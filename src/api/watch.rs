@@ -130,13 +130,13 @@ impl Api {
         query: Option<&str>,
         request_id: &str,
         traceparent: Option<&str>,
-    ) -> Result<(Watched, Vec<Permit>), Response<Bytes>> {
-        let refuse = |problem: Problem| super::refuse(problem, request_id);
+    ) -> Result<(Watched, Vec<Permit>), Box<Response<Bytes>>> {
+        let refuse = |problem: Problem| Box::new(super::refuse(problem, request_id));
         let principal = match caller {
             Ok(principal) => principal,
             Err(error) => {
                 let denial = Denial::new(super::identity_reason(error));
-                return Err(self.deny(snapshot, denial, request_id, traceparent));
+                return Err(self.deny(snapshot, denial, request_id, traceparent).into());
             }
         };
         self.share(snapshot, principal).map_err(refuse)?;

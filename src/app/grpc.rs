@@ -16,9 +16,9 @@ use tonic_reflection::server::Builder as Reflection;
 
 use self::admission::Admission;
 use crate::{
-    config::ExtProcConfig,
+    config::{ConfiguredMode, ExtProcConfig},
     ext_authz::ExtAuthz,
-    ext_proc::{ExtProc, ExtProcSettings},
+    ext_proc::{BodyMode, ExtProc, ExtProcSettings, Modes, PhaseSettings},
     identity::PeerPatterns,
     metrics::Metrics,
     net::Incoming,
@@ -44,6 +44,27 @@ pub(super) struct Grpc {
     admission: Admission,
 }
 
+/// The filter's settings, in the edge's words.
+fn phases(config: ExtProcConfig) -> PhaseSettings {
+    let mode = |mode| match mode {
+        ConfiguredMode::None => BodyMode::None,
+        ConfiguredMode::Buffered => BodyMode::Buffered,
+        ConfiguredMode::BufferedPartial => BodyMode::BufferedPartial,
+        ConfiguredMode::Streamed => BodyMode::Streamed,
+        ConfiguredMode::FullDuplexStreamed => BodyMode::Duplex,
+    };
+    PhaseSettings {
+        mode_override: config.mode_override,
+        modes: Modes {
+            request_body: mode(config.modes.request_body),
+            response_body: mode(config.modes.response_body),
+            request_trailers: config.modes.request_trailers,
+            response_trailers: config.modes.response_trailers,
+        },
+        body_limit: config.body_limit,
+    }
+}
+
 // === impl Grpc ===
 
 impl Grpc {
@@ -56,7 +77,9 @@ impl Grpc {
     ) -> Self {
         let settings = ExtProcSettings {
             message_budget: config.message_budget,
-            mode_override: config.mode_override,
+            max_message_timeout: config.max_message_timeout,
+            duplex_budget: config.duplex_budget,
+            phases: phases(config),
         };
         Self {
             admission: Admission::new(None, Arc::clone(&metrics)),

@@ -275,7 +275,10 @@ impl Reloader {
             changed.push("limits of connections");
         }
         if config.ext_proc != self.config.ext_proc {
-            changed.push("ext_proc.message_budget or mode_override");
+            changed.push(
+                "ext_proc.message_budget, max_message_timeout, duplex_budget, body_limit, modes \
+                 or mode_override",
+            );
         }
         if config.log.format != self.config.log.format {
             changed.push("telemetry.log.format");

@@ -31,7 +31,7 @@ use super::{writer::Writer, *};
 use crate::{
     api::{Api, ApiRequest, deadline},
     ext_authz::ExtAuthz,
-    ext_proc::{Processor, RequestHeaders, SecretProcessor},
+    ext_proc::{ExtProcSettings, Processor, RequestHeaders, SecretProcessor},
     fixture::{self, CANARY},
     identity::IdentityError,
     metrics::Edge,
@@ -156,8 +156,9 @@ impl Setup {
         let request =
             RequestHeaders { headers, attributes: attributes.into(), ..RequestHeaders::default() };
         let current = Current::new(self.snapshot.clone());
-        let budget = Duration::from_secs(5);
-        let processor = SecretProcessor::new(current, Arc::clone(&self.metrics), budget);
+        let message_budget = Duration::from_secs(5);
+        let settings = ExtProcSettings { message_budget, ..ExtProcSettings::default() };
+        let processor = SecretProcessor::new(current, Arc::clone(&self.metrics), settings);
         processor.on_request_headers(request).await;
         self.lines().await
     }

@@ -17,6 +17,7 @@ use super::{
     audit::AuditFile,
     backend::BackendFile,
     error::{ConfigError, line},
+    ext_authz::ExtAuthzFile,
     ext_proc::ExtProcFile,
     identity::IdentityFile,
     listener::ListenersFile,
@@ -73,6 +74,8 @@ pub(super) struct File {
     /// Requests in the mesh that are secret operations. None by default.
     #[schemars(with = "Option<Vec<SecretRouteFile>>")]
     secret_routes: Option<Vec<Spanned<SecretRouteFile>>>,
+    /// What `ext_authz` does beside deciding.
+    ext_authz: ExtAuthzFile,
     /// How `ext_proc` behaves, and what it injects.
     ext_proc: ExtProcFile,
     /// Senders that tell when a secret has changed, by the name in their path:
@@ -249,7 +252,8 @@ impl File {
             resolver::check(self.cache, &self.limits, self.failover, &backends, context)?;
         let limits = self.limits.bounds(resolver.backend_timeout, context)?;
         let connections = self.limits.connections(context)?;
-        let (ext_proc, injections) = self.ext_proc.check(&catalog, context)?;
+        let check_injection = self.ext_authz.check(context)?;
+        let rules = self.ext_proc.check(&catalog, context)?;
 
         let webhooks = webhook::check(self.webhooks, &backends, context)?;
 
@@ -267,9 +271,13 @@ impl File {
             policies: self.policies.iter().map(|path| context.resolve(path)).collect(),
             embedded_policies: None,
             secret_routes,
-            ext_proc,
-            injections: injections.into(),
+            ext_proc: rules.config,
+            injections: rules.injections,
+            substitutions: rules.substitutions,
+            tls_clusters: rules.tls_clusters,
+            suspect_statuses: rules.suspect_statuses,
             webhooks,
+            check_injection,
             log: self.telemetry.log.check(context)?,
             audit: self.audit.map(|audit| audit.check(context)).transpose()?,
             shutdown_grace: self.shutdown.grace.map_or(Duration::from_secs(25), |grace| grace.0),

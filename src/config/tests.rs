@@ -238,6 +238,12 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             "dir/vaultmux.yaml:4: webhooks.a: keys: ",
         ),
         (
+            &with(
+                "webhooks:\n  a: {type: event_grid, backends: [local], key_file: a, header: x}\n",
+            ),
+            "dir/vaultmux.yaml:4: webhooks.a",
+        ),
+        (
             &with("webhooks:\n  a: {type: pager, backends: [local]}\n"),
             "dir/vaultmux.yaml:4: webhooks.a",
         ),
@@ -267,7 +273,7 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
         ),
         (
             &with("ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h]}}\n"),
-            "dir/vaultmux.yaml:5: ext_proc.injections.a: set_headers or basic is needed",
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: set_headers, basic, hmac,",
         ),
         (
             &with(
@@ -305,6 +311,116 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             &with("limits: {backend_timeout: 18446744073709551615s}\n"),
             "dir/vaultmux.yaml:3: limits.backend_timeout: \"18446744073709551615s\" is longer than a year",
         ),
+        (&with("ext_authz: {inject: true, more: 1}\n"), "dir/vaultmux.yaml:3: ext_authz"),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['10.0.0.0/8'], hosts: [a], cluster: c}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: proxies needs SPIFFE IDs, and nothing else",
+        ),
+        (
+            &with("ext_authz:\n  destinations:\n    - {proxies: [], hosts: [a], cluster: c}\n"),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: proxies needs SPIFFE IDs",
+        ),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['spiffe://cluster.local/ns/e/sa/g/x'], hosts: [a], cluster: c}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: proxies: ",
+        ),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['spiffe://cluster.local/ns/e/sa/g'], hosts: [], cluster: c}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: hosts needs at least one",
+        ),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['spiffe://cluster.local/ns/e/sa/g'], hosts: ['*'], cluster: c}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: hosts: \"*\" is not a host name",
+        ),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['spiffe://cluster.local/ns/e/sa/g'], hosts: [A.test], cluster: c}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: hosts: \"A.test\" is not a host name",
+        ),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['spiffe://cluster.local/ns/e/sa/g'], hosts: [a]}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: needs cluster or route",
+        ),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['spiffe://cluster.local/ns/e/sa/g'], hosts: [a], cluster: ''}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations: cluster and route are names",
+        ),
+        (
+            &with(
+                "ext_authz:\n  destinations:\n    - {proxies: ['spiffe://cluster.local/ns/e/sa/g'], hosts: [a], clusters: [c]}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_authz.destinations",
+        ),
+        (
+            &with("ext_proc: {max_message_timeout: 150ms}\n"),
+            "dir/vaultmux.yaml:3: ext_proc.max_message_timeout: must be longer than message_budget",
+        ),
+        (
+            &with("ext_proc: {suspect_statuses: [401, 302]}\n"),
+            "dir/vaultmux.yaml:3: ext_proc.suspect_statuses: 302 is not between 400 and 599",
+        ),
+        (
+            &with("ext_proc:\n  substitutions:\n    - {name: a, match: {hosts: [h]}}\n"),
+            "dir/vaultmux.yaml:5: ext_proc.substitutions.a: surfaces, require or redact is needed",
+        ),
+        (
+            &with("ext_proc:\n  substitutions:\n    - {name: a, surfaces: {json: inert}}\n"),
+            "dir/vaultmux.yaml:5: ext_proc.substitutions.a: match needs hosts or clusters",
+        ),
+        (
+            &with(
+                "ext_proc:\n  substitutions:\n    - {name: a, match: {hosts: [h]}, require: true}\n    - {name: a, match: {hosts: [h]}, redact: true}\n",
+            ),
+            "dir/vaultmux.yaml:6: ext_proc.substitutions.a: another substitution has this name",
+        ),
+        (
+            &with(
+                "ext_proc:\n  substitutions:\n    - {name: a, match: {hosts: [h]}, surfaces: {xml: inert}}\n",
+            ),
+            "dir/vaultmux.yaml:5: ",
+        ),
+        (
+            &with(
+                "ext_proc:\n  substitutions:\n    - {name: a, match: {hosts: [h]}, surfaces: {json: maybe}}\n",
+            ),
+            "dir/vaultmux.yaml:5: ",
+        ),
+        (
+            &with("ext_proc:\n  aliases:\n    - {alias: short, reference: 'secret://local/k'}\n"),
+            "dir/vaultmux.yaml:5: ext_proc.aliases: an alias is 12 to 512 letters",
+        ),
+        (
+            &with("ext_proc:\n  aliases:\n    - {alias: long-enough-alias, reference: local/k}\n"),
+            "dir/vaultmux.yaml:5: ext_proc.aliases: secret reference is not of the form",
+        ),
+        (
+            &with(
+                "ext_proc:\n  aliases:\n    - {alias: long-enough-alias, reference: 'secret://local/k'}\n    - {alias: a-long-enough-alias-2, reference: 'secret://local/k'}\n",
+            ),
+            "dir/vaultmux.yaml:6: ext_proc.aliases: alias \"long-enough-alias\" is a part of another",
+        ),
+        (
+            &with("ext_proc: {body_limit: 16MiB}\n"),
+            "dir/vaultmux.yaml:3: ext_proc.body_limit: cannot be more than 15MiB",
+        ),
+        (
+            &with("ext_proc: {duplex_budget: 0}\n"),
+            "dir/vaultmux.yaml:3: ext_proc.duplex_budget: must be longer than 0",
+        ),
+        (&with("ext_proc: {modes: {request_body: SOMEHOW}}\n"), "dir/vaultmux.yaml:3: "),
         (
             &with("ext_proc: {message_budget: 0}\n"),
             "dir/vaultmux.yaml:3: ext_proc.message_budget: must be longer than 0",
@@ -334,6 +450,119 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             "{error}\n  does not start with\n{expected}\n  for\n{yaml}"
         );
     }
+}
+
+#[test]
+fn what_is_wrong_about_signers_is_named_by_line_and_key() {
+    let hmac = "hmac: {key: '{{secret://local/k}}', message: '{method}', header: x-s}";
+    let hmac_with = |from: &str, to: &str| {
+        assert!(hmac.contains(from));
+        hmac.replacen(from, to, 1)
+    };
+    let timed = hmac_with("{method}", "{timestamp}{method}");
+    let oauth2 = "oauth2: {token_url: 'https://i.test/token', client_id: me, \
+                  client_secret: '{{secret://local/k}}'}";
+    let oauth2_with = |from: &str, to: &str| {
+        assert!(oauth2.contains(from));
+        oauth2.replacen(from, to, 1)
+    };
+    let app = "github_app: {app_id: '1', private_key: '{{secret://local/k}}'}";
+    let with = |more: &str| app.replacen("app_id", &format!("{more}, app_id"), 1);
+    let mut cases = vec![
+        (hmac_with("{method}", "text"), "hmac.message: signs nothing of the request"),
+        (hmac_with("{method}", "{timestamp}"), "hmac.message: signs nothing of the request"),
+        (hmac_with("{method}", "{nonce}"), "hmac.message: {nonce} is none of {method},"),
+        (hmac_with("{method}", "{method"), "hmac.message: has a brace that is not closed"),
+        (hmac_with("'{{secret://local/k}}'", "plain"), "hmac.key: value holds no {{secret"),
+        (
+            hmac_with("'{{secret://local/k}}'", "'k={{secret://local/k}}'"),
+            "hmac.key: must be one reference alone",
+        ),
+        (hmac_with("local/k", "none/k"), "hmac.key: unknown backend"),
+        (hmac_with("x-s", "host"), "hmac.header: host cannot be set"),
+        (hmac_with("x-s", "x-vaultmux-s"), "hmac.header: x-vaultmux-s is the service's own"),
+        (hmac_with("x-s", "'a b'"), "hmac.header: \"a b\" is not a header name"),
+        (
+            hmac_with("x-s", "x-s, timestamp: unix"),
+            "hmac.timestamp: the message has no {timestamp}",
+        ),
+        (
+            timed.replacen("x-s", "x-s, timestamp_header: x-s, timestamp: unix", 1),
+            "hmac.timestamp_header: x-s is the signature's",
+        ),
+        (
+            oauth2_with("https://", "http://"),
+            "oauth2.token_url: \"http://i.test/token\" would send secrets in clear text",
+        ),
+        (
+            oauth2_with("https://i.test/token", "i.test"),
+            "oauth2.token_url: \"i.test\" is not an http(s) URL",
+        ),
+        (
+            oauth2_with("token'", "token?a=b'"),
+            "oauth2.token_url: \"https://i.test/token?a=b\" is not an http(s) URL",
+        ),
+        (
+            oauth2_with("'{{secret://local/k}}'", "plain"),
+            "oauth2.client_secret: value holds no {{secret",
+        ),
+        (oauth2_with("me,", "'',"), "oauth2.client_id: cannot be empty"),
+        (oauth2_with("me,", "me, scope: \"a\\nb\","), "oauth2.scope: must be text without control"),
+        (
+            oauth2_with("me,", "me, header: content-length,"),
+            "oauth2.header: content-length cannot be set",
+        ),
+        (with("repositories: [a]"), "github_app.installation_id: repositories and permissions"),
+        (
+            with("permissions: {contents: read}"),
+            "github_app.installation_id: repositories and permissions",
+        ),
+        (
+            with("api_url: 'http://git.test'"),
+            "github_app.api_url: \"http://git.test\" would send secrets",
+        ),
+        (format!("{oauth2}, {app}"), "authorization is set twice"),
+        (
+            format!("{oauth2}, basic: {{username: a, password: '{{{{secret://local/k}}}}'}}"),
+            "authorization is set twice",
+        ),
+    ];
+    if cfg!(feature = "aws") {
+        let aws = "sigv4: {access_key_id: A, secret_access_key: '{{secret://local/k}}', \
+                   regions: [us-east-1], services: [s3]}";
+        let edit = |from: &str, to: &str| aws.replacen(from, to, 1);
+        cases.extend([
+            (edit("[us-east-1]", "[]"), "sigv4.regions: cannot be empty"),
+            (edit("[s3]", "[]"), "sigv4.services: cannot be empty"),
+            (edit("[s3]", "['*']"), "sigv4.services: \"*\" is none"),
+            (edit("'{{secret://local/k}}'", "plain"), "sigv4.secret_access_key: value holds no"),
+            (
+                edit("regions", "session_token: plain, regions"),
+                "sigv4.session_token: value holds no",
+            ),
+            (format!("{aws}, {app}"), "authorization is set twice"),
+        ]);
+    }
+    for (signer, expected) in cases {
+        let yaml = format!(
+            "{LOCAL}ext_proc:\n  injections:\n    - {{name: a, match: {{hosts: [h]}}, {signer}}}\n"
+        );
+        let error = parse(&yaml).expect_err(&yaml).to_string();
+        let expected = format!("dir/vaultmux.yaml:5: ext_proc.injections.a: {expected}");
+        assert!(error.starts_with(&expected), "{error}\n  does not start with\n{expected}");
+    }
+    for signer in [hmac, timed.as_str(), oauth2, app, &format!("{hmac}, {oauth2}")] {
+        let yaml = format!(
+            "{LOCAL}ext_proc:\n  injections:\n    - {{name: a, match: {{hosts: [h]}}, {signer}}}\n"
+        );
+        parse(&yaml).expect("valid");
+    }
+    let unknown = oauth2_with("client_id", "nonsense: 1, client_id");
+    let yaml = format!(
+        "{LOCAL}ext_proc:\n  injections:\n    - {{name: a, match: {{hosts: [h]}}, {unknown}}}\n"
+    );
+    let error = parse(&yaml).expect_err(&yaml).to_string();
+    assert!(error.contains(":5: ") && error.contains("unknown field `nonsense`"), "{error}");
 }
 
 #[test]

@@ -31,6 +31,15 @@ const TOKEN_EXTENSION: (&str, &str) = ("vaultmux.token", "forward");
 /// see the grant. Anyone else could use it, for as long as it lives.
 const GRANT_EXTENSION: (&str, &str) = ("vaultmux.grant", "forward");
 
+/// Route's context extensions that say where it leads: the cluster and the route as
+/// policies name them. A secret goes into a request only where one of them binds it.
+const CLUSTER_EXTENSION: &str = "vaultmux.cluster";
+const ROUTE_EXTENSION: &str = "vaultmux.route";
+
+/// A route's context extension that says: secrets are put into its requests by another
+/// filter, or by none.
+const INJECT_EXTENSION: (&str, &str) = ("vaultmux.inject", "off");
+
 /// Credentials of any scheme.
 pub(super) const AUTHORIZATION: &str = "authorization";
 /// Whom a proxy saw, by its own account.
@@ -48,6 +57,23 @@ pub(super) struct Check<'a> {
     pub(super) forward_token: bool,
     /// Who the route says is calling where the request itself shows nothing.
     pub(super) fallback: Option<Fallback>,
+    /// What the proxy says of where the request goes.
+    pub(super) route: Route<'a>,
+}
+
+/// What a proxy says of where a request goes; nothing of it is chosen by the client but
+/// the server name.
+#[derive(Clone)]
+pub(super) struct Route<'a> {
+    pub(super) cluster: Option<&'a str>,
+    pub(super) route: Option<&'a str>,
+    /// Of the downstream TLS handshake.
+    pub(super) sni: Option<&'a str>,
+    /// Whether secrets may be put into its requests here.
+    pub(super) inject: bool,
+    /// Which proxy says so: by its certificate toward us, or else the one it shows its
+    /// clients.
+    pub(super) proxy: Option<SpiffeId>,
 }
 
 /// Who calls where a request shows nothing.
@@ -100,10 +126,22 @@ impl<'a> Check<'a> {
             () if says(PEER_EXTENSION) => Some(Fallback::Peer),
             () => None,
         };
-        let destination = attributes
+        let served = attributes
             .and_then(|a| a.destination.as_ref())
-            .and_then(|peer| SpiffeId::parse(&peer.principal).ok())
-            .map(|id| id.service_account);
+            .and_then(|peer| SpiffeId::parse(&peer.principal).ok());
+        let extension = |key: &str| {
+            let value = attributes.and_then(|a| a.context_extensions.get(key));
+            value.map(String::as_str).filter(|value| !value.is_empty())
+        };
+        let sni = attributes.and_then(|a| a.tls_session.as_ref()).map(|tls| tls.sni.as_str());
+        let route = Route {
+            cluster: extension(CLUSTER_EXTENSION),
+            route: extension(ROUTE_EXTENSION),
+            sni: sni.filter(|sni| !sni.is_empty()),
+            inject: !says(INJECT_EXTENSION),
+            proxy: peer.and_then(Peer::spiffe_id).or(served.as_ref()).cloned(),
+        };
+        let destination = served.map(|id| id.service_account);
         let subject = match http(request) {
             Some(http) => {
                 Subject::Http(Http { method: &http.method, host: &http.host, path: &http.path })
@@ -117,6 +155,7 @@ impl<'a> Check<'a> {
             forward_grant: says(GRANT_EXTENSION),
             forward_token: says(TOKEN_EXTENSION),
             fallback,
+            route,
         }
     }
 }
@@ -140,6 +179,23 @@ pub(super) fn values<'a>(
             raw => raw,
         })
         .chain(joined.map(String::as_bytes))
+}
+
+/// The request's headers: each value apart, or joined by commas, by the proxy's
+/// configuration.
+pub(super) fn headers(request: &CheckRequest) -> impl Iterator<Item = (&str, &[u8])> + Clone {
+    let http = http(request);
+    let apart = http.and_then(|http| http.header_map.as_ref()).map_or(&[][..], |map| &map.headers);
+    let joined = http.map(|http| &http.headers).filter(|_| apart.is_empty());
+    let apart = apart.iter().map(|header| {
+        let value = match header.raw_value.as_slice() {
+            [] => header.value.as_bytes(),
+            raw => raw,
+        };
+        (header.key.as_str(), value)
+    });
+    let joined = joined.into_iter().flatten();
+    apart.chain(joined.map(|(name, value)| (name.as_str(), value.as_bytes())))
 }
 
 /// The names of our own headers that the client sent, in any spelling that an

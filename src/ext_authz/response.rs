@@ -22,13 +22,15 @@ use envoy_types::pb::{
         rpc,
     },
 };
+use http::StatusCode;
 use serde::Serialize;
 use tonic::Code;
 
+use super::inject::SetHeader;
 use crate::{
     api::{
-        challenge,
-        check::{DECISION_ID, GRANT, PRINCIPAL, Refusal},
+        self, Refusal, challenge,
+        check::{self, DECISION_ID, GRANT, PRINCIPAL},
     },
     identity::Principal,
     policy::{Decision, Denial, Reason},
@@ -44,15 +46,23 @@ struct Body {
     decision_id: String,
 }
 
+/// A request that passes. Without `Debug`, since headers carry secrets.
+pub(super) struct Passed<'a> {
+    pub(super) principal: &'a Principal,
+    pub(super) decision: &'a Decision,
+    pub(super) policy_hash: Option<&'a str>,
+    pub(super) grant: Option<String>,
+    pub(super) forward_grant: bool,
+    /// Headers with secrets in them.
+    pub(super) injected: Vec<SetHeader>,
+    /// Headers of the client that do not pass, unless they are set.
+    pub(super) to_remove: Vec<String>,
+}
+
 /// Lets the request pass, with our headers in place of the client's.
-pub(super) fn ok(
-    principal: &Principal,
-    decision: &Decision,
-    policy_hash: Option<&str>,
-    grant: Option<String>,
-    forward_grant: bool,
-    to_remove: Vec<String>,
-) -> CheckResponse {
+pub(super) fn ok(passed: Passed<'_>) -> CheckResponse {
+    let Passed { principal, decision, policy_hash, grant, forward_grant, injected, to_remove } =
+        passed;
     let (identity, decision_id) = (principal.to_string(), decision.id.to_string());
     let mut metadata = decision_metadata(decision, decision_id.clone(), policy_hash);
     let mut headers = vec![
@@ -63,6 +73,7 @@ pub(super) fn ok(
     if let Some(grant) = grant.as_ref().filter(|_| forward_grant) {
         headers.push(header(GRANT, grant.clone()));
     }
+    headers.extend(injected.into_iter().map(|SetHeader { name, value }| header(&name, value)));
     let set: Vec<&str> =
         headers.iter().flat_map(|h| &h.header).map(|header| header.key.as_str()).collect();
     // Also those that the proxy was configured not to show us.
@@ -97,13 +108,60 @@ pub(super) fn ok(
     }
 }
 
+/// Refuses a request that policy lets pass, for the secrets that were to go with it. What is
+/// wrong is for the operator, in metadata.
+pub(super) fn refused(
+    refusal: Refusal,
+    decision: &Decision,
+    policy_hash: Option<&str>,
+    principal: &Principal,
+    request_id: Option<&str>,
+) -> CheckResponse {
+    let decision_id = decision.id.to_string();
+    let Refusal { problem, details } = refusal;
+    let problem = problem.of_decision(decision.id);
+    let (parts, body) = api::refuse(problem, request_id.unwrap_or(&decision_id)).into_parts();
+    let mut headers: Vec<_> = parts
+        .headers
+        .iter()
+        .filter_map(|(name, value)| Some(header(name.as_str(), value.to_str().ok()?.to_owned())))
+        .collect();
+    headers.push(header(DECISION_ID, decision_id.clone()));
+    let mut metadata = decision_metadata(decision, decision_id, policy_hash);
+    metadata.insert("principal".to_owned(), text(principal.to_string()));
+    metadata.insert("reason".to_owned(), text(details));
+    let http_status = i32::from(parts.status.as_u16());
+    CheckResponse {
+        status: Some(status(grpc_code(parts.status))),
+        http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
+            status: Some(HttpStatus { code: http_status }),
+            headers,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })),
+        dynamic_metadata: Some(Struct { fields: metadata }),
+    }
+}
+
+/// Never OK, which would let the request pass.
+fn grpc_code(status: StatusCode) -> Code {
+    match status {
+        StatusCode::BAD_REQUEST => Code::InvalidArgument,
+        StatusCode::UNAUTHORIZED => Code::Unauthenticated,
+        StatusCode::FORBIDDEN => Code::PermissionDenied,
+        StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
+        StatusCode::GATEWAY_TIMEOUT => Code::DeadlineExceeded,
+        _ => Code::Internal,
+    }
+}
+
 /// Refuses the request; the body says nothing about what exists.
 pub(super) fn denied(
     denial: &Denial,
     policy_hash: Option<&str>,
     principal: Option<&Principal>,
 ) -> CheckResponse {
-    let Refusal { status: http, code: public_code, error } = Refusal::of(denial.reason);
+    let check::Refusal { status: http, code: public_code, error } =
+        check::Refusal::of(denial.reason);
     let code = match http {
         400 => Code::InvalidArgument,
         401 => Code::Unauthenticated,

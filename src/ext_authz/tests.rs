@@ -24,6 +24,9 @@ use crate::{
     identity::{ForwardedClientCert, ForwardedPosition, PeerPatterns, SpiffeId},
 };
 
+mod ahead;
+mod inject;
+
 const API: &str = "spiffe://cluster.local/ns/prod/sa/api";
 
 struct Case {

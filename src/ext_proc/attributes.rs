@@ -39,6 +39,10 @@ pub(super) struct Head<'a> {
     pub(super) authority: &'a str,
     /// The authority in canonical form, if it has one.
     host: Option<Cow<'a, str>>,
+    /// The path without query, if it has one reading.
+    path: Option<Cow<'a, str>>,
+    /// Whether the cluster is known to be reached in clear text.
+    clear_text: bool,
     pub(super) request_id: Option<&'a str>,
     pub(super) traceparent: Option<&'a str>,
     /// Whether errors have to be gRPC statuses.
@@ -68,6 +72,8 @@ impl<'a> Head<'a> {
             target: "",
             authority: "",
             host: None,
+            path: None,
+            clear_text: false,
             request_id: None,
             traceparent: None,
             grpc: false,
@@ -94,7 +100,24 @@ impl<'a> Head<'a> {
         head.authority = authority.text();
         head.traceparent = Some(traceparent.text()).filter(|text| !text.is_empty());
         head.host = canonical_host(head.authority).ok();
+        head.path = canonical_path(head.target).ok().map(Cow::Borrowed);
         head
+    }
+
+    /// The same as rules see it: without the references in its path, and with what is known
+    /// of the cluster.
+    pub(super) fn ruled_by(mut self, snapshot: &Snapshot) -> Self {
+        let path = split_query(self.target).0;
+        if let Some(path) = snapshot.substitutions.plain_path(path) {
+            self.path = canonical_path(&path).ok().map(|path| Cow::Owned(path.to_owned()));
+        }
+        self.clear_text = !snapshot.may_be_encrypted(self.text("xds.cluster_name"));
+        self
+    }
+
+    /// Whether no secret may be sent where the request goes.
+    pub(super) fn is_clear_text(&self) -> bool {
+        self.clear_text
     }
 
     /// All headers in order, pseudo headers included.
@@ -115,8 +138,8 @@ impl<'a> Head<'a> {
     }
 
     /// The path without query, if it has one reading.
-    pub(super) fn path(&self) -> Option<&'a str> {
-        canonical_path(self.target).ok()
+    pub(super) fn path(&self) -> Option<&str> {
+        self.path.as_deref()
     }
 
     /// Where the request goes.

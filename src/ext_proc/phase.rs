@@ -1,31 +1,62 @@
 //! Which answer is due for which message of a stream. No I/O, no clock.
 //!
 //! Envoy ends a request over one answer of the wrong kind, or one too many. Here
-//! an answer to headers takes a [`HeadersTurn`], which exists once per message and
-//! is used up; all other answers are made here, of the kind that was asked for.
-//! What a message order or mode does not provide for is refused: an error fails
-//! closed, a guess does not.
+//! an answer to headers takes a turn, which exists once per message and is used up;
+//! all other answers are made here, of the kind that was asked for. What a message
+//! order or mode does not provide for is refused: an error fails closed, a guess does
+//! not.
 
-use envoy_types::pb::envoy::{
-    extensions::filters::http::ext_proc::v3::{
-        ProcessingMode,
-        processing_mode::{BodySendMode, HeaderSendMode},
-    },
-    service::ext_proc::v3::{
-        BodyMutation, BodyResponse, CommonResponse, HeadersResponse, HttpBody, ProcessingRequest,
-        ProcessingResponse, ProtocolConfiguration, StreamedBodyResponse, TrailersResponse,
-        body_mutation::Mutation, processing_request, processing_response::Response,
-    },
+mod answer;
+mod direction;
+mod framing;
+mod mode;
+
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    HeaderMutation, HttpHeaders, HttpTrailers, ImmediateResponse, ProcessingRequest,
+    ProcessingResponse, ProtocolConfiguration, processing_request, processing_response::Response,
 };
 
-use super::{HeadersAnswer, RequestHeaders};
+pub(super) use self::{
+    answer::{Echo, Side},
+    direction::Work,
+    mode::Wanted,
+};
+use self::{
+    answer::{answer, respond, with_headers},
+    direction::Direction,
+    mode::override_to,
+};
+pub use self::{direction::Scan, framing::Framing, mode::BodyMode};
+use super::{BodyRefusal, HeadersAnswer, RequestHeaders, ResponseAnswer, Rest};
+use crate::injection::Resolution;
 
-/// Envoy refuses streamed answers over 64 KiB.
-const SLICE: usize = 60 * 1024;
+/// What is known of the filter before it says a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PhaseSettings {
+    /// Whether to ask Envoy, request by request, for what is needed and nothing else.
+    pub mode_override: bool,
+    /// The filter's modes, where it does not announce them.
+    pub modes: Modes,
+    /// Longest body that is taken as a whole.
+    pub body_limit: usize,
+}
+
+/// How the filter is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Modes {
+    /// `request_body_mode`.
+    pub request_body: BodyMode,
+    /// `response_body_mode`.
+    pub response_body: BodyMode,
+    /// Whether `request_trailer_mode` is SEND. No filter announces it.
+    pub request_trailers: bool,
+    /// Whether `response_trailer_mode` is SEND.
+    pub response_trailers: bool,
+}
 
 /// Where one stream stands.
 pub(super) struct Phases {
-    mode_override: bool,
+    settings: PhaseSettings,
     /// Whether the first message was seen; it alone says how bodies are sent.
     started: bool,
     /// Envoy only shows what passes, and reads no answers.
@@ -34,57 +65,30 @@ pub(super) struct Phases {
     responded: bool,
     /// Envoy ignores a mode override in a stream like this.
     override_ignored: bool,
+    wanted: Wanted,
     request: Direction,
     response: Direction,
-}
-
-#[derive(Default)]
-struct Direction {
-    at: Position,
-    body: BodyMode,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Position {
-    /// Nothing was sent; headers come first unless their mode is SKIP.
-    #[default]
-    Start,
-    /// After headers or a part of the body.
-    Open,
-    /// After end of stream.
-    Ended,
-    /// After trailers.
-    Trailed,
-}
-
-/// How a body has to be answered.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum BodyMode {
-    /// Envoy holds the bytes and wants one answer per message: NONE, BUFFERED,
-    /// BUFFERED_PARTIAL and STREAMED, also where no mode was announced.
-    #[default]
-    Held,
-    /// Envoy forgets what it sends: FULL_DUPLEX_STREAMED.
-    Duplex,
-    /// As duplex, a whole gRPC message at a time: GRPC.
-    Messages,
-    /// Newer than this program.
-    Unknown,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    Request,
-    Response,
+    notes: Vec<Note>,
 }
 
 /// The right to answer one message with request headers.
 pub(super) struct HeadersTurn(());
 
+/// The right to answer one message with response headers or trailers.
+pub(super) struct ResponseTurn(());
+
 /// What to do about a message.
 pub(super) enum Step {
     /// Ask the processor, then [`Phases::answer`].
     Process(HeadersTurn, Box<RequestHeaders>),
+    /// Ask what these references stand for, then [`Phases::resolved`].
+    Resolve(Vec<String>),
+    /// Ask what becomes of the response, then [`Phases::answer_response`].
+    Response(ResponseTurn, Box<HttpHeaders>),
+    /// Ask what becomes of its trailers, then [`Phases::answer_trailers`].
+    ResponseTrailers(ResponseTurn, HttpTrailers),
+    /// The message cannot go on: end it, by [`Phases::immediate`].
+    Refuse(BodyRefusal),
     /// Send this.
     Answer(Box<ProcessingResponse>),
     /// Send all of these.
@@ -93,13 +97,11 @@ pub(super) enum Step {
     Nothing,
 }
 
-/// A body message given back as it came, in slices.
-pub(super) struct Echo {
-    side: Side,
-    message: HttpBody,
-    sent: usize,
-    slice: usize,
-    done: bool,
+/// What an operator should hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Note {
+    /// A body was asked for and did not come.
+    OverrideIgnored,
 }
 
 /// A message that cannot come at this point.
@@ -115,20 +117,32 @@ pub(super) enum OutOfOrder {
     Trailers,
     #[error("unknown body mode")]
     BodyMode,
+    #[error("body is longer than announced")]
+    Length,
+    #[error("response while the end of the request's body is held back")]
+    Held,
+    #[error("response to a request whose body had to hold a reference and was not shown")]
+    Unseen,
 }
 
 // === impl Phases ===
 
 impl Phases {
-    pub(super) fn new(mode_override: bool) -> Self {
+    pub(super) fn new(settings: PhaseSettings) -> Self {
+        let mut request = Direction::new(Side::Request, settings.body_limit);
+        let mut response = Direction::new(Side::Response, settings.body_limit);
+        request.mode = settings.modes.request_body;
+        response.mode = settings.modes.response_body;
         Self {
-            mode_override,
+            settings,
             started: false,
             observed: false,
             responded: false,
-            override_ignored: false,
-            request: Direction::default(),
-            response: Direction::default(),
+            override_ignored: request.mode.is_fixed() || response.mode.is_fixed(),
+            wanted: Wanted::default(),
+            request,
+            response,
+            notes: Vec::new(),
         }
     }
 
@@ -147,194 +161,187 @@ impl Phases {
         match message.request.ok_or(OutOfOrder::NoPhase)? {
             Request::RequestHeaders(headers) => {
                 // A response is under way: nothing was routed, nothing is to be injected.
-                if self.response.at != Position::Start {
+                if self.response.started() {
                     return Err(OutOfOrder::Headers);
                 }
-                self.request.headers(headers.end_of_stream)?;
+                let framing = Framing::of(&headers);
+                self.request.headers(framing)?;
                 let request = RequestHeaders {
                     headers,
                     attributes: message.attributes,
                     metadata: message.metadata_context,
                     peer: None,
+                    framing,
+                    request_body: !framing.ends && !framing.tunnel && self.reaches(Side::Request),
+                    response_body: !framing.tunnel && self.reaches(Side::Response),
                 };
                 Ok(Step::Process(HeadersTurn(()), Box::new(request)))
             }
             Request::ResponseHeaders(headers) => {
-                self.response.headers(headers.end_of_stream)?;
-                Ok(answer(Side::Response.headers(None)))
+                self.response.headers(Framing::of(&headers))?;
+                if self.request.is_cut_off() {
+                    return Err(OutOfOrder::Held);
+                }
+                if self.request.is_unseen() {
+                    self.notes.push(Note::OverrideIgnored);
+                    if self.request.is_required() {
+                        return Err(OutOfOrder::Unseen);
+                    }
+                }
+                Ok(match self.wanted.response_headers || self.wanted.response_body {
+                    true => Step::Response(ResponseTurn(()), Box::new(headers)),
+                    false => answer(Side::Response.headers(None)),
+                })
             }
-            Request::RequestBody(body) => self.request.body(Side::Request, body),
-            Request::ResponseBody(body) => self.response.body(Side::Response, body),
-            Request::RequestTrailers(_) => self.request.trailers(Side::Request),
-            Request::ResponseTrailers(_) => self.response.trailers(Side::Response),
+            Request::RequestBody(body) => self.request.body(body),
+            Request::ResponseBody(body) => self.response.body(body),
+            Request::RequestTrailers(_) => self.request.trailers(HeaderMutation::default()),
+            Request::ResponseTrailers(trailers) if self.wanted.response_body => {
+                Ok(Step::ResponseTrailers(ResponseTurn(()), trailers))
+            }
+            Request::ResponseTrailers(_) => self.response.trailers(HeaderMutation::default()),
         }
     }
 
-    /// Answers request headers.
-    pub(super) fn answer(&mut self, _: HeadersTurn, answer: HeadersAnswer) -> ProcessingResponse {
-        let mutation = match answer {
-            HeadersAnswer::Respond(response) => {
-                self.responded = true;
-                return respond(Response::ImmediateResponse(response));
+    /// Answers request headers. Whoever knows of work to be done says so by
+    /// [`Phases::proceed`].
+    pub(super) fn answer(
+        &mut self,
+        turn: HeadersTurn,
+        answer: HeadersAnswer,
+    ) -> ProcessingResponse {
+        match answer {
+            HeadersAnswer::Respond(response) => self.immediate(response),
+            HeadersAnswer::Continue => self.proceed(turn, Rest::default()),
+            HeadersAnswer::Mutate(mutation) => {
+                self.proceed(turn, Rest { mutation, ..Rest::default() })
             }
-            HeadersAnswer::Continue => None,
-            HeadersAnswer::Mutate(mutation) => Some(mutation),
+            HeadersAnswer::Proceed(proceed) => self.proceed(turn, proceed.work),
+        }
+    }
+
+    /// Answers the headers of a request that goes on.
+    pub(super) fn proceed(&mut self, _: HeadersTurn, rest: Rest) -> ProcessingResponse {
+        let wanted = Wanted {
+            request_body: rest.scan.is_some(),
+            response_headers: rest.response_headers,
+            response_body: rest.response_body,
         };
-        let common = mutation.map(|mutation| CommonResponse {
-            header_mutation: Some(mutation),
-            ..CommonResponse::default()
-        });
-        let mut answer = respond(Side::Request.headers(common));
-        if self.mode_override && !self.override_ignored {
-            answer.mode_override = Some(nothing_more());
+        let mut mutation = rest.mutation;
+        let work = rest.scan.map_or(Work::Pass, Work::Scan);
+        let overrides = self.settings.mode_override && !self.override_ignored;
+        self.wanted = wanted;
+        self.request.work(work);
+        if overrides && wanted.request_body {
+            self.request.mode = self.request.mode.for_work(self.request.framing.length);
+        }
+        if overrides && wanted.response_body {
+            self.response.mode = self.response.mode.for_work(None);
+        }
+        if self.request.loses_length() {
+            mutation.remove_headers.push("content-length".to_owned());
+        }
+        let mut answer = respond(Side::Request.headers(with_headers(mutation)));
+        if overrides {
+            let mode = |wanted, mode| if wanted { mode } else { BodyMode::None };
+            answer.mode_override = Some(override_to(
+                mode(wanted.request_body, self.request.mode),
+                mode(wanted.response_body, self.response.mode),
+                wanted.response_headers || wanted.response_body,
+            ));
         }
         answer
     }
 
+    /// Goes on with the body of the request, now that this is known.
+    pub(super) fn resolved(&mut self, resolutions: Vec<(String, Resolution)>) -> Step {
+        self.request.resolved(resolutions)
+    }
+
+    /// Answers response headers.
+    pub(super) fn answer_response(
+        &mut self,
+        _: ResponseTurn,
+        answer: ResponseAnswer,
+    ) -> ProcessingResponse {
+        let ResponseAnswer { mut mutation, transform } = answer;
+        if let Some(transform) = transform {
+            self.response.work(Work::Transform(transform));
+        }
+        if self.response.loses_length() {
+            mutation.remove_headers.push("content-length".to_owned());
+        }
+        respond(Side::Response.headers(with_headers(mutation)))
+    }
+
+    /// Answers response trailers.
+    pub(super) fn answer_trailers(
+        &mut self,
+        _: ResponseTurn,
+        mutation: HeaderMutation,
+    ) -> Result<Step, OutOfOrder> {
+        self.response.trailers(mutation)
+    }
+
+    /// Ends the exchange with this response.
+    pub(super) fn immediate(&mut self, response: ImmediateResponse) -> ProcessingResponse {
+        self.responded = true;
+        respond(Response::ImmediateResponse(response))
+    }
+
+    /// Whether Envoy waits for answers as long as they take.
+    pub(super) fn is_patient(&self) -> bool {
+        matches!(self.request.mode, BodyMode::Duplex | BodyMode::Messages)
+    }
+
+    /// What an operator should hear of, since the last call.
+    pub(super) fn notes(&mut self) -> impl Iterator<Item = Note> {
+        self.notes.drain(..)
+    }
+
+    /// Whether the bytes of a body can be replaced, in the mode that is set or in one
+    /// that can be asked for.
+    fn reaches(&self, side: Side) -> bool {
+        let Modes { request_trailers, response_trailers, .. } = self.settings.modes;
+        let (direction, trailers) = match side {
+            Side::Request => (&self.request, request_trailers),
+            Side::Response => (&self.response, response_trailers),
+        };
+        let overrides = self.settings.mode_override && !self.override_ignored;
+        let known_end = trailers || direction.framing.length.is_some();
+        match direction.mode {
+            _ if overrides => true,
+            // Bytes that are held back when the body ends in trailers would be lost.
+            BodyMode::Streamed => known_end,
+            mode => mode.is_rewritable(),
+        }
+    }
+
     fn configure(&mut self, protocol: ProtocolConfiguration) {
-        self.request.body = BodyMode::of(protocol.request_body_mode);
-        self.response.body = BodyMode::of(protocol.response_body_mode);
+        self.request.mode = BodyMode::of(protocol.request_body_mode);
+        self.response.mode = BodyMode::of(protocol.response_body_mode);
         self.override_ignored = protocol.send_body_without_waiting_for_header_response
-            || [self.request.body, self.response.body].iter().any(|mode| *mode != BodyMode::Held);
+            || self.request.mode.is_fixed()
+            || self.response.mode.is_fixed();
     }
 }
 
-/// Asks for none of the phases that nothing is done in. Body modes have no
-/// "as configured": what is not set means NONE.
-fn nothing_more() -> ProcessingMode {
-    ProcessingMode {
-        request_header_mode: HeaderSendMode::Default.into(),
-        response_header_mode: HeaderSendMode::Skip.into(),
-        request_body_mode: BodySendMode::None.into(),
-        response_body_mode: BodySendMode::None.into(),
-        request_trailer_mode: HeaderSendMode::Skip.into(),
-        response_trailer_mode: HeaderSendMode::Skip.into(),
-    }
-}
+// === impl Note ===
 
-fn respond(response: Response) -> ProcessingResponse {
-    ProcessingResponse { response: Some(response), ..ProcessingResponse::default() }
-}
-
-fn answer(response: Response) -> Step {
-    Step::Answer(Box::new(respond(response)))
-}
-
-// === impl Direction ===
-
-impl Direction {
-    fn headers(&mut self, end_of_stream: bool) -> Result<(), OutOfOrder> {
-        if self.at != Position::Start {
-            return Err(OutOfOrder::Headers);
-        }
-        self.at = if end_of_stream { Position::Ended } else { Position::Open };
-        Ok(())
-    }
-
-    fn body(&mut self, side: Side, message: HttpBody) -> Result<Step, OutOfOrder> {
-        let ends = message.end_of_stream || message.end_of_stream_without_message;
-        match self.at {
-            Position::Start | Position::Open => {}
-            // Envoy may say twice that a stream has ended. Where it waits for an
-            // answer it still gets one, below.
-            Position::Ended if ends && message.body.is_empty() => {
-                if matches!(self.body, BodyMode::Duplex | BodyMode::Messages) {
-                    return Ok(Step::Nothing);
-                }
-            }
-            Position::Ended | Position::Trailed => return Err(OutOfOrder::Body),
-        }
-        self.at = if ends { Position::Ended } else { Position::Open };
-        let slice = match self.body {
-            BodyMode::Held => return Ok(answer(side.body(None))),
-            BodyMode::Duplex => SLICE,
-            BodyMode::Messages => usize::MAX,
-            BodyMode::Unknown => return Err(OutOfOrder::BodyMode),
-        };
-        // An empty chunk says nothing, but an empty gRPC message is a message.
-        let done = self.body == BodyMode::Duplex && message.body.is_empty() && !ends;
-        Ok(Step::Echo(Echo { side, message, sent: 0, slice, done }))
-    }
-
-    fn trailers(&mut self, side: Side) -> Result<Step, OutOfOrder> {
-        if matches!(self.at, Position::Ended | Position::Trailed) {
-            return Err(OutOfOrder::Trailers);
-        }
-        self.at = Position::Trailed;
-        Ok(answer(side.trailers()))
-    }
-}
-
-// === impl BodyMode ===
-
-impl BodyMode {
-    fn of(mode: i32) -> Self {
-        match BodySendMode::try_from(mode) {
-            Ok(
-                BodySendMode::None
-                | BodySendMode::Streamed
-                | BodySendMode::Buffered
-                | BodySendMode::BufferedPartial,
-            ) => Self::Held,
-            Ok(BodySendMode::FullDuplexStreamed) => Self::Duplex,
-            Ok(BodySendMode::Grpc) => Self::Messages,
-            Err(_) => Self::Unknown,
-        }
-    }
-}
-
-// === impl Side ===
-
-impl Side {
-    fn headers(self, response: Option<CommonResponse>) -> Response {
-        let headers = HeadersResponse { response };
+impl Note {
+    /// The word in metrics.
+    pub(super) fn as_str(self) -> &'static str {
         match self {
-            Self::Request => Response::RequestHeaders(headers),
-            Self::Response => Response::ResponseHeaders(headers),
-        }
-    }
-
-    fn body(self, response: Option<CommonResponse>) -> Response {
-        let body = BodyResponse { response };
-        match self {
-            Self::Request => Response::RequestBody(body),
-            Self::Response => Response::ResponseBody(body),
-        }
-    }
-
-    fn trailers(self) -> Response {
-        let trailers = TrailersResponse::default();
-        match self {
-            Self::Request => Response::RequestTrailers(trailers),
-            Self::Response => Response::ResponseTrailers(trailers),
+            Self::OverrideIgnored => "mode_override_ignored",
         }
     }
 }
 
-// === impl Echo ===
+// === impl PhaseSettings ===
 
-impl Iterator for Echo {
-    type Item = ProcessingResponse;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
-        let left = &self.message.body[self.sent..];
-        let body = left[..left.len().min(self.slice)].to_vec();
-        self.sent += body.len();
-        self.done = self.sent == self.message.body.len();
-        let streamed = StreamedBodyResponse {
-            body,
-            // Once, with the last slice.
-            end_of_stream: self.done && self.message.end_of_stream,
-            end_of_stream_without_message: self.message.end_of_stream_without_message,
-            grpc_message_compressed: self.message.grpc_message_compressed,
-            drain_complete: false,
-        };
-        let mutation = BodyMutation { mutation: Some(Mutation::StreamedResponse(streamed)) };
-        let common = CommonResponse { body_mutation: Some(mutation), ..CommonResponse::default() };
-        Some(respond(self.side.body(Some(common))))
+impl Default for PhaseSettings {
+    fn default() -> Self {
+        Self { mode_override: false, modes: Modes::default(), body_limit: 8 * 1024 * 1024 }
     }
 }
 

@@ -6,16 +6,20 @@
 
 use std::{error::Error as _, panic::AssertUnwindSafe, sync::Arc};
 
-use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    ImmediateResponse, ProcessingRequest, ProcessingResponse,
+};
 use futures_util::{FutureExt as _, Stream, stream};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::{
-    Processor,
-    phase::{Echo, OutOfOrder, Phases, Step},
+    HeadersAnswer, Proceed, Processor, Session,
+    patience::{Extension, Pending, Resolved},
+    phase::{Echo, HeadersTurn, OutOfOrder, Phases, Step},
 };
-use crate::{identity::Peer, metrics::Metrics};
+use crate::{identity::Peer, injection::Resolution, metrics::Metrics};
 
 /// One stream's loop.
 pub(super) struct Driver<P> {
@@ -23,6 +27,12 @@ pub(super) struct Driver<P> {
     peer: Option<Arc<Peer>>,
     processor: Arc<P>,
     phases: Phases,
+    /// Whether Envoy may be asked for more time.
+    extension: Option<Extension>,
+    /// What Envoy was asked for more time for.
+    pending: Option<Pending>,
+    /// Knows what becomes of the request after its headers, if anything.
+    session: Option<Box<dyn Session>>,
     /// What is left of an answer in several messages.
     echo: Option<Echo>,
     shutdown: CancellationToken,
@@ -42,6 +52,21 @@ enum Abort {
     OutOfOrder(#[from] OutOfOrder),
     #[error("shutting down")]
     Shutdown,
+    /// A bug.
+    #[error("nobody knows what becomes of the body")]
+    NoSession,
+}
+
+/// What came of asking.
+enum Taken {
+    Answer(Box<ProcessingResponse>),
+    Step(Step),
+}
+
+/// What came of waiting.
+enum Woken {
+    Headers(HeadersTurn, HeadersAnswer),
+    Body(Resolved),
 }
 
 /// Counts the stream when it is dropped, however that comes about.
@@ -58,11 +83,23 @@ impl<P: Processor> Driver<P> {
         peer: Option<Arc<Peer>>,
         processor: Arc<P>,
         phases: Phases,
+        extension: Option<Extension>,
         shutdown: CancellationToken,
         metrics: Arc<Metrics>,
     ) -> Self {
         let end = End { metrics, failed: false };
-        Self { inbound, peer, processor, phases, echo: None, shutdown, end }
+        Self {
+            inbound,
+            peer,
+            processor,
+            phases,
+            extension,
+            pending: None,
+            session: None,
+            echo: None,
+            shutdown,
+            end,
+        }
     }
 
     /// The answers. Whatever goes wrong, a panic included, is an error item; the
@@ -91,24 +128,150 @@ impl<P: Processor> Driver<P> {
                 return Ok(Some(answer));
             }
             self.echo = None;
-            let message = tokio::select! {
-                biased;
-                () = self.shutdown.cancelled() => return Err(Abort::Shutdown),
-                message = self.inbound.message() => message,
-            };
-            let Some(message) = message.map_err(unreadable)? else {
-                return Ok(None);
-            };
-            match self.phases.next(message)? {
-                Step::Process(turn, mut request) => {
-                    request.peer.clone_from(&self.peer);
-                    let answer = self.processor.on_request_headers(*request).await;
-                    return Ok(Some(self.phases.answer(turn, answer)));
+            let mut step = match self.pending.take() {
+                Some(pending) => match self.resume(pending).await? {
+                    Taken::Answer(answer) => Step::Answer(answer),
+                    Taken::Step(step) => step,
+                },
+                None => {
+                    let message = tokio::select! {
+                        biased;
+                        () = self.shutdown.cancelled() => return Err(Abort::Shutdown),
+                        message = self.inbound.message() => message,
+                    };
+                    let Some(message) = message.map_err(unreadable)? else {
+                        return Ok(None);
+                    };
+                    self.phases.next(message)?
                 }
-                Step::Answer(answer) => return Ok(Some(*answer)),
-                Step::Echo(echo) => self.echo = Some(echo),
-                Step::Nothing => {}
+            };
+            let answer = loop {
+                step = match step {
+                    Step::Answer(answer) => break Some(*answer),
+                    Step::Echo(echo) => {
+                        self.echo = Some(echo);
+                        break None;
+                    }
+                    Step::Nothing => break None,
+                    step => match self.take(step).await? {
+                        Taken::Answer(answer) => break Some(*answer),
+                        Taken::Step(step) => step,
+                    },
+                };
+            };
+            for note in self.phases.notes() {
+                self.end.metrics.ext_proc_body(note.as_str());
             }
+            if answer.is_some() {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Asks those who know.
+    async fn take(&mut self, step: Step) -> Result<Taken, Abort> {
+        let extension = self.extension.filter(|_| !self.phases.is_patient());
+        let session = self.session.as_mut().ok_or(Abort::NoSession);
+        Ok(match step {
+            Step::Process(turn, mut request) => {
+                request.peer.clone_from(&self.peer);
+                let Some(extension) = extension else {
+                    let answer = self.processor.on_request_headers(*request).await;
+                    return Ok(Taken::Answer(self.answer(turn, answer).into()));
+                };
+                let processor = Arc::clone(&self.processor);
+                let answer = async move { processor.on_request_headers(*request).await };
+                let mut answer = answer.boxed();
+                let answer = match timeout(extension.after, &mut answer).await {
+                    Ok(answer) => self.answer(turn, answer),
+                    Err(_) => {
+                        self.pending = Some(Pending::Headers(turn, answer));
+                        extension.message()
+                    }
+                };
+                Taken::Answer(answer.into())
+            }
+            Step::Resolve(references) => {
+                let patient = self.phases.is_patient();
+                let Some(extension) = extension else {
+                    let resolved = session?.resolve(references, patient).await;
+                    return Ok(self.resolved(resolved));
+                };
+                let mut session = self.session.take().ok_or(Abort::NoSession)?;
+                let resolved = async move {
+                    let resolved = session.resolve(references, patient).await;
+                    (session, resolved)
+                };
+                let mut resolved = resolved.boxed();
+                match timeout(extension.after, &mut resolved).await {
+                    Ok(resolved) => self.resume_body(resolved),
+                    Err(_) => {
+                        self.pending = Some(Pending::Body(resolved));
+                        Taken::Answer(extension.message().into())
+                    }
+                }
+            }
+            Step::Refuse(refusal) => {
+                self.end.metrics.ext_proc_body(refusal.as_str());
+                Taken::Answer(self.phases.immediate(session?.refuse(refusal)).into())
+            }
+            Step::Response(turn, headers) => {
+                let answer = session?.on_response_headers(&headers);
+                let answer = match answer {
+                    Ok(answer) => self.phases.answer_response(turn, answer),
+                    Err(response) => self.phases.immediate(response),
+                };
+                Taken::Answer(answer.into())
+            }
+            Step::ResponseTrailers(turn, trailers) => {
+                let mutation = session?.on_response_trailers(&trailers);
+                Taken::Step(self.phases.answer_trailers(turn, mutation)?)
+            }
+            step @ (Step::Answer(_) | Step::Echo(_) | Step::Nothing) => Taken::Step(step),
+        })
+    }
+}
+
+impl<P> Driver<P> {
+    /// Waits for what Envoy was asked for more time for.
+    async fn resume(&mut self, pending: Pending) -> Result<Taken, Abort> {
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => Err(Abort::Shutdown),
+            taken = async {
+                match pending {
+                    Pending::Headers(turn, answer) => Woken::Headers(turn, answer.await),
+                    Pending::Body(resolved) => Woken::Body(resolved.await),
+                }
+            } => Ok(match taken {
+                Woken::Headers(turn, answer) => Taken::Answer(self.answer(turn, answer).into()),
+                Woken::Body(resolved) => self.resume_body(resolved),
+            }),
+        }
+    }
+
+    fn resume_body(&mut self, (session, resolved): Resolved) -> Taken {
+        self.session = Some(session);
+        self.resolved(resolved)
+    }
+
+    fn resolved(
+        &mut self,
+        resolved: Result<Vec<(String, Resolution)>, ImmediateResponse>,
+    ) -> Taken {
+        match resolved {
+            Ok(resolutions) => Taken::Step(self.phases.resolved(resolutions)),
+            Err(response) => Taken::Answer(self.phases.immediate(response).into()),
+        }
+    }
+
+    fn answer(&mut self, turn: HeadersTurn, answer: HeadersAnswer) -> ProcessingResponse {
+        if let HeadersAnswer::Proceed(proceed) = answer {
+            let Proceed { session, work } = *proceed;
+            self.session = Some(session);
+            self.phases.proceed(turn, work)
+        } else {
+            self.phases.answer(turn, answer)
         }
     }
 }
@@ -132,6 +295,7 @@ impl End {
             Abort::Unreadable(code) => Status::new(code, text),
             Abort::OutOfOrder(_) => Status::failed_precondition(text),
             Abort::Shutdown => Status::unavailable(text),
+            Abort::NoSession => Status::internal(text),
         };
         tracing::warn!(grpc.code = ?status.code(), "ext_proc stream ends with an error: {abort}");
         self.failed = true;

@@ -1,7 +1,10 @@
 //! The service as a proxy sees it: a real server, driven by a real client.
 
+mod bodies;
 mod headers;
 mod identity;
+mod patience;
+mod signing;
 mod streams;
 
 use std::{
@@ -27,19 +30,17 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Status, Streaming, transport::Server};
 
-use super::{ExtProc, ExtProcSettings, Processor};
+use super::{ExtProc, ExtProcSettings, PhaseSettings, Processor};
 use crate::{
     backends::{BackendError, SecretBackend, SecretPage, VersionEntry},
+    fixture::catalog,
     identity::{Evidence, GrantKeys, GrantScope, SpiffeId, TrustDomain},
-    injection::{InjectedValue, Injection, InjectionMatch, Template},
+    injection::{CheckInjection, InjectedValue, Injection, InjectionMatch, Template},
     metrics::Metrics,
     operation::{SecretRoute, SecretRoutes},
     policy::{Policies, PolicySet},
     resolver::{CacheSettings, Lifetimes, Resolver, ResolverSettings},
-    secret::{
-        BackendName, Catalog, CatalogEntry, NameGrammar, SecretName, SecretRecord, SecretRef,
-        SecretValue, SecretVersion,
-    },
+    secret::{BackendName, SecretName, SecretRecord, SecretValue, SecretVersion},
     snapshot::{Current, Snapshot},
 };
 
@@ -65,17 +66,6 @@ spec:
 /// A store whose secrets are in its code: `<name>` holds the value below.
 struct Secrets;
 
-pub(super) fn catalog() -> Catalog {
-    let backend = BackendName::parse("local").expect("valid");
-    let grammar = NameGrammar::new("/_+=.@-", 512);
-    let backends = [(backend.clone(), CatalogEntry { grammar })];
-    Catalog::new(backends.into(), Some(backend), vec![]).expect("valid")
-}
-
-pub(super) fn reference(text: &str) -> SecretRef {
-    catalog().parse_reference(text).expect("valid")
-}
-
 fn grants() -> GrantKeys {
     let key = "test AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
     GrantKeys::parse(key, Duration::from_secs(30)).expect("valid")
@@ -96,6 +86,7 @@ fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
                 Template::parse("Bearer {{secret://local/use/key}}", &catalog).expect("valid"),
             ),
         )],
+        signers: Vec::new(),
     };
     Snapshot {
         policies: Arc::new(PolicySet::compile(&policies.expect("valid policy"), 1)),
@@ -112,6 +103,10 @@ fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
             SecretRoute::new(&["vaultmux.*".to_owned()], "/v1/secrets").expect("valid"),
         ]),
         injections: Arc::new([injection]),
+        substitutions: crate::injection::Substitutions::default(),
+        tls_clusters: None,
+        check_injection: CheckInjection::default(),
+        suspect_statuses: Arc::new([]),
         limits: crate::snapshot::Limits::default(),
         shares: crate::snapshot::Shares::default(),
         webhooks: Arc::default(),
@@ -144,7 +139,8 @@ impl Service {
         let mut snapshot = snapshot(&metrics);
         change(&mut snapshot);
         let current = Current::new(snapshot);
-        let settings = ExtProcSettings { mode_override: true, ..ExtProcSettings::default() };
+        let phases = PhaseSettings { mode_override: true, ..PhaseSettings::default() };
+        let settings = ExtProcSettings { phases, ..ExtProcSettings::default() };
         Self::serve(ExtProc::new(current, Arc::clone(&metrics), settings), metrics).await
     }
 

@@ -27,7 +27,7 @@ use self::{
 use super::{
     decision::{AuditMatch, Decision, DecisionId, Denial, Reason},
     request::{Attribute, Connection, Destination, HttpRequest, Verb},
-    rule::{Held, Policy, Target},
+    rule::{Held, Policy, SecretRule, Target},
 };
 use crate::{
     identity::Principal,
@@ -44,11 +44,16 @@ pub(super) struct Index {
     conditions: Box<[Condition]>,
     backends: Box<[Arc<[BackendName]>]>,
     methods: Box<[Vec<Arc<str>>]>,
+    /// Rules that say nothing but fields and destinations. Many rules ask for the same, so
+    /// these are near when the rule found is not.
+    residues: Box<[SecretRule]>,
 }
 
 /// One `to` entry.
 struct Rule {
     policy: Arc<Policy>,
+    /// The policy's, without another step through memory.
+    name: Arc<str>,
     position: usize,
 }
 
@@ -100,12 +105,13 @@ impl Index {
                 {
                     return;
                 }
-                let held = match (entry.residue, self.rules[id as usize].target()) {
-                    (0, _) => Held::Yes,
-                    (_, Target::Secrets(rule)) => {
-                        rule.residue(entry.effect.allow, secret.field.as_ref(), destination)
-                    }
-                    (_, Target::Http(_)) => return,
+                let held = match entry.residue {
+                    0 => Held::Yes,
+                    number => self.residues[number as usize - 1].residue(
+                        entry.effect.allow,
+                        secret.field.as_ref(),
+                        destination,
+                    ),
                 };
                 tally.add(id, entry.effect, held);
             });
@@ -196,7 +202,7 @@ impl Index {
     ) -> impl Iterator<Item = (&'i Policy, usize)> {
         let rules = self.subjects.of(principal).flat_map(|bucket| &bucket.rules);
         rules.map(|rule| {
-            let Rule { policy, position } = &self.rules[*rule as usize];
+            let Rule { policy, position, .. } = &self.rules[*rule as usize];
             (&**policy, *position)
         })
     }
@@ -230,7 +236,7 @@ impl Index {
         let audit = audit.into_iter().map(|rule| self.rules[rule as usize].to_audit_match());
         let decision = Decision {
             id: DecisionId::next(),
-            policy: rule.map(|rule| rule.policy.name.clone()),
+            policy: rule.map(|rule| rule.name.clone()),
             rule: rule.map(|rule| rule.position),
             generation,
             audit: audit.collect(),
@@ -250,8 +256,8 @@ impl Rule {
     }
 
     fn to_audit_match(&self) -> AuditMatch {
-        let Policy { name, allow, .. } = &*self.policy;
-        AuditMatch { policy: name.clone(), rule: self.position, allow: *allow }
+        let Self { policy, name, position } = self;
+        AuditMatch { policy: name.clone(), rule: *position, allow: policy.allow }
     }
 }
 

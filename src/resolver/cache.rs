@@ -16,7 +16,10 @@ use std::{
 use moka::{Expiry, sync::Cache as MokaCache};
 use tokio::time::Instant;
 
-use super::settings::{CacheSettings, Lifetimes};
+use super::{
+    settings::{CacheSettings, Lifetimes},
+    suspect::{INTERVAL, Suspicion},
+};
 use crate::backends::BackendError;
 use crate::secret::{BackendName, SecretName, SecretRecord, SecretRef, SecretVersion};
 
@@ -102,6 +105,8 @@ struct Held {
     spare_until: Instant,
     /// The store failed: it is not asked again before.
     retry_at: Option<Instant>,
+    /// A destination refused the value, or the one before it.
+    suspected_at: Option<Instant>,
 }
 
 /// Bounds the memory; what may be served is for [`Cache::age`] to say.
@@ -192,6 +197,8 @@ impl Cache {
         }
         let fetched = Instant::now();
         let fresh_until = fetched + fresh;
+        // A new value does not make the destination any more trustworthy.
+        let suspected_at = self.entries.get(key).and_then(|before| before.suspected_at);
         let held = Held {
             found,
             epoch,
@@ -200,8 +207,29 @@ impl Cache {
             stale_until: fresh_until + stale,
             spare_until: fresh_until + stale.max(spare),
             retry_at: None,
+            suspected_at,
         };
         self.entries.insert(key.clone(), held);
+    }
+
+    /// Ends the time of a version that a destination refused: from now on it serves only if
+    /// its store cannot answer.
+    pub(super) fn suspect(&self, key: &Key, epoch: Epoch, version: &str) -> Suspicion {
+        let held = self.entries.get(key).filter(|held| held.epoch == epoch);
+        let Some(held) = held.filter(|held| match &held.found {
+            Lookup::Found(record) => *record.version == *version,
+            Lookup::Refused(_) => false,
+        }) else {
+            return Suspicion::Outdated;
+        };
+        let now = Instant::now();
+        if held.suspected_at.is_some_and(|at| now < at + INTERVAL) {
+            return Suspicion::Recent;
+        }
+        let (fresh_until, stale_until, retry_at, suspected_at) = (now, now, None, Some(now));
+        let held = Held { fresh_until, stale_until, retry_at, suspected_at, ..held };
+        self.entries.insert(key.clone(), held);
+        Suspicion::Refreshing
     }
 
     /// Puts off the next fetch of a value that is still served although its store

@@ -38,6 +38,7 @@ fn permit(snapshot: &Snapshot, verb: Verb, name: &str) -> Permit {
 
 mod outages;
 mod staleness;
+mod suspicion;
 
 fn text(record: Result<SecretRecord, ResolveError>) -> String {
     let record = record.expect("resolved");

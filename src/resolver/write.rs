@@ -152,7 +152,7 @@ impl Resolver {
         let store = upstream.store.within(permit.principal().namespace());
         let failed = move |error| ResolveError::Backend { backend: backend.clone(), error };
         value.map_or(Ok(()), |value| store.accepts(value)).map_err(&failed)?;
-        let (_, namespace) = self.shared.place_of(permit)?;
+        let (_, namespace) = self.shared.place_of(permit.principal(), permit.secret())?;
         let mut outdated = Outdated {
             shared: Arc::clone(&self.shared),
             secret: secret.clone(),

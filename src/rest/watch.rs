@@ -134,7 +134,7 @@ impl Rest {
         let allowed = self.api.watch(&snapshot, caller_ref, query, request_id, traceparent);
         let (watched, permits) = match allowed {
             Ok(allowed) => allowed,
-            Err(refusal) => return refusal.map(Body::from),
+            Err(refusal) => return (*refusal).map(Body::from),
         };
         // Refused above without one.
         let Ok(principal) = caller else { return api::not_found(request_id).map(Body::from) };

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tonic::transport::{Server, server::TcpIncoming};
 use vaultmux_mesh::{
-    ext_proc::{ExtProc, HeadersAnswer, Processor, RequestHeaders},
+    ext_proc::{ExtProc, HeadersAnswer, PhaseSettings, Processor, RequestHeaders},
     metrics::Metrics,
 };
 
@@ -28,7 +28,8 @@ impl Processor for Panics {
 async fn start(metrics: &Arc<Metrics>) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind a port");
     let address = listener.local_addr().expect("bound");
-    let processor = ExtProc::with_processor(Panics, Arc::clone(metrics), true);
+    let phases = PhaseSettings { mode_override: true, ..PhaseSettings::default() };
+    let processor = ExtProc::with_processor(Panics, Arc::clone(metrics), phases);
     let server = Server::builder().add_service(processor.into_server());
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     address

@@ -26,6 +26,8 @@ mod openapi;
 mod process;
 #[path = "harness/service.rs"]
 mod service;
+#[path = "harness/store.rs"]
+mod store;
 #[path = "harness/upstream.rs"]
 mod upstream;
 
@@ -37,6 +39,7 @@ pub(crate) use envoy::{Edit, Envoy};
 pub(crate) use mesh::{Edge, Mesh, MeshBuilder};
 pub(crate) use process::Process;
 pub(crate) use service::Service;
+pub(crate) use store::Store;
 pub(crate) use upstream::{Received, Upstream, sha256};
 
 use std::path::{Path, PathBuf};

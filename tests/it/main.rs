@@ -1,5 +1,6 @@
 //! The program from outside: its commands, its listeners, a real Envoy in front.
 
+mod agents_docs;
 mod audit;
 mod audit_mode;
 mod aws_identity;
@@ -9,7 +10,10 @@ mod cli;
 mod demo;
 mod descriptors;
 mod egress;
+mod egress_gateway;
+mod egress_injection;
 mod environment;
+mod envoy_ahead;
 mod envoy_authz;
 mod envoy_bodies;
 mod envoy_failure;
@@ -18,10 +22,13 @@ mod envoy_http_rules;
 mod envoy_identity;
 mod envoy_injection;
 mod envoy_panic;
+mod envoy_rotated;
 mod envoy_secrets;
 mod envoy_sidecar;
+mod envoy_substitution;
 mod envoy_traps;
 mod envoy_xfcc;
+mod ext_proc_docs;
 mod gcp_identity;
 mod grants;
 mod harness;
@@ -44,6 +51,8 @@ mod rest_compat;
 mod rest_docs;
 mod rotation;
 mod schema;
+#[cfg(feature = "aws")]
+mod sigv4;
 mod stores_docs;
 mod stub;
 mod tidy;

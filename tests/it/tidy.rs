@@ -100,6 +100,7 @@ fn calls_go_down_only() {
         "resolver",
         "operation",
         "injection",
+        "signing",
         "snapshot",
         "webhook",
         "backends",
@@ -156,14 +157,16 @@ fn wire_types_and_sdks_stay_in_their_layer() {
         ("utoipa", &["api"]),
         ("utoipa_swagger_ui", &["rest"]),
         ("tonic_prost", &["backends"]),
-        ("reqwest", &["backends", "identity"]),
+        ("aws_credential_types", &["backends", "signing"]),
+        ("aws_sigv4", &["signing"]),
+        ("reqwest", &["backends", "identity", "signing"]),
         ("governor", &["identity", "rate"]),
         ("jsonwebtoken", &["identity"]),
         ("clap", &["cli", "main"]),
         ("schemars", &["json_schema", "config", "policy", "audit"]),
         ("serde_saphyr", &["config", "policy"]),
         ("prometheus_client", &["metrics"]),
-        ("moka", &["identity", "resolver"]),
+        ("moka", &["identity", "resolver", "signing"]),
     ];
     for (path, text) in sources().iter().filter(|(path, _)| !is_test(path)) {
         let code = code(text);

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, Service, mint, repository, sized};
 
+/// What a notice is sent with, by name.
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 const CONFIG: &str = r#"
 mode: development
 listeners:
@@ -150,7 +153,7 @@ async fn a_notice_makes_its_secret_be_read_anew_and_no_stranger_can() {
     let (first, second) = (basic("canary-password-1"), basic("canary-password-2"));
     let push = token(&google, json!({}));
     let put = put_secret_value("zq-db");
-    let good: [(&str, &[(&str, &str)], Value); 7] = [
+    let good: [(&str, Headers<'_>, Value); 7] = [
         ("/webhooks/aws", &[("x-api-key", "canary-key-of-aws-1")], put.clone()),
         ("/webhooks/aws-basic", &[("authorization", &first)], put.clone()),
         ("/webhooks/aws-basic", &[("authorization", &second)], rotation_succeeded("zq-db")),
@@ -176,7 +179,7 @@ async fn a_notice_makes_its_secret_be_read_anew_and_no_stranger_can() {
     fs::write(service.path("secrets/zq-db"), "canary-unseen").expect("rotated");
     let (other, expired) =
         (token(&google, json!({"email": "other@p"})), token(&google, json!({"exp": 1})));
-    let bad: [(&str, &[(&str, &str)], &Value); 10] = [
+    let bad: [(&str, Headers<'_>, &Value); 10] = [
         ("/webhooks/aws", &[], &put),
         ("/webhooks/aws", &[("x-api-key", "canary-key-of-aws-2")], &put),
         ("/webhooks/aws", &[("authorization", &first)], &put),

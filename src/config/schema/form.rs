@@ -66,6 +66,12 @@ texts! {
         "unix|spiffe://[a-z0-9._-]{1,255}/ns/", part!(label), "/sa/(\\*|", part!(subdomain), ")|",
         part!(ip4), "(/[0-9]{1,2})?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(/[0-9]{1,3})?",
     );
+    /// A SPIFFE ID, whose service account may be `*`.
+    ProxyId = concat!(
+        "spiffe://[a-z0-9._-]{1,255}/ns/", part!(label), "/sa/(\\*|", part!(subdomain), ")",
+    );
+    /// A host in lower case, with or without a port.
+    Authority = "(\\.?[a-z0-9_-]+(\\.[a-z0-9_-]+)*|\\[[0-9a-f:.]*\\])(:[0-9]{1,5})?";
     /// A trust domain.
     TrustDomain = "[a-z0-9._-]{1,255}";
     /// A namespace.
@@ -89,10 +95,25 @@ texts! {
     Method = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
     /// The name of a header.
     HeaderName = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
+    /// 12 to 512 letters, digits or `-._~`.
+    AliasText = "[A-Za-z0-9._~-]{12,512}";
+    /// A reference: `secret://<backend>/<name>[?version=<v>][#<field>]`.
+    Reference = "secret://[^/]+/.+";
     /// Text with a reference in it.
     WithReference = "[^\\n]*\\{\\{secret://[^\\n]+\\}\\}[^\\n]*";
+    /// A reference and nothing else.
+    OneReference = "\\{\\{secret://[^\\n{}]+\\}\\}";
     /// Any text that is not empty.
     SomeText = "[^\\u0000-\\u001f\\u007f-\\u009f]+";
+    /// Text with the names of a request's parts in braces.
+    SignedMessage = "([^{}]|\\{(method|host|target|path|query|timestamp|body|body_sha256|\
+                     header:[!#$%&'*+.^_`|~0-9A-Za-z-]+)\\})*\\{(method|host|target|path|query|\
+                     body|body_sha256|header:[!#$%&'*+.^_`|~0-9A-Za-z-]+)\\}([^{}]|\\{[a-z0-9_]+\
+                     (:[!#$%&'*+.^_`|~0-9A-Za-z-]+)?\\})*";
+    /// `https://` and a server, or `http://` and this machine.
+    IssuerUrl = "[hH][tT]{2}[pP][sS]://[^@?#]+|\
+                 [hH][tT]{2}[pP]://([lL][oO][cC][aA][lL][hH][oO][sS][tT]|127\\.[0-9.]+|\\[::1\\])\
+                 ([:/][^@?#]*)?";
     /// `cluster`, `file:<path>` or `https://<address>`.
     KeySource = "cluster|file:.+|https?://[^@]+";
     /// `file:<path>` or `https://<address>`.

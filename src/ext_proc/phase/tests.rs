@@ -1,12 +1,22 @@
 //! Message sequences of every shape, against what Envoy accepts.
 
-use envoy_types::pb::envoy::service::ext_proc::v3::{
-    HeaderMutation, HttpHeaders, HttpTrailers, ImmediateResponse,
+mod envoy;
+mod work;
+
+use envoy_types::pb::envoy::{
+    extensions::filters::http::ext_proc::v3::{
+        ProcessingMode,
+        processing_mode::{BodySendMode, HeaderSendMode},
+    },
+    service::ext_proc::v3::{
+        HeaderMutation, HttpBody, HttpHeaders, HttpTrailers, ImmediateResponse,
+        StreamedBodyResponse, TrailersResponse, body_mutation::Mutation,
+    },
 };
 use processing_request::Request;
 use proptest::prelude::*;
 
-use super::*;
+use super::{answer::SLICE, *};
 
 const NONE: i32 = BodySendMode::None as i32;
 const STREAMED: i32 = BodySendMode::Streamed as i32;
@@ -15,6 +25,10 @@ const PARTIAL: i32 = BodySendMode::BufferedPartial as i32;
 const DUPLEX: i32 = BodySendMode::FullDuplexStreamed as i32;
 const GRPC: i32 = BodySendMode::Grpc as i32;
 const NEWER: i32 = 99;
+
+fn phases(mode_override: bool) -> Phases {
+    Phases::new(PhaseSettings { mode_override, ..PhaseSettings::default() })
+}
 
 fn headers(end_of_stream: bool) -> HttpHeaders {
     HttpHeaders { end_of_stream, ..HttpHeaders::default() }
@@ -51,11 +65,14 @@ fn answers(
         Step::Answer(answer) => vec![*answer],
         Step::Echo(echo) => echo.collect(),
         Step::Nothing => vec![],
+        Step::Resolve(_) | Step::Response(..) | Step::ResponseTrailers(..) | Step::Refuse(_) => {
+            panic!("nobody asked for this")
+        }
     })
 }
 
 fn run(messages: Vec<ProcessingRequest>) -> Result<Vec<ProcessingResponse>, OutOfOrder> {
-    let mut phases = Phases::new(false);
+    let mut phases = phases(false);
     let mut all = Vec::new();
     for message in messages {
         all.extend(answers(&mut phases, message)?);
@@ -160,8 +177,8 @@ fn respond_plain(kind: u8) -> ProcessingResponse {
         3 => Side::Response.headers(None),
         4 => Side::Request.body(None),
         5 => Side::Response.body(None),
-        6 => Side::Request.trailers(),
-        _ => Side::Response.trailers(),
+        6 => Side::Request.trailers(TrailersResponse::default()),
+        _ => Side::Response.trailers(TrailersResponse::default()),
     })
 }
 
@@ -239,7 +256,7 @@ fn observed_streams_are_never_answered() {
 
 #[test]
 fn nothing_follows_an_immediate_response() {
-    let mut phases = Phases::new(true);
+    let mut phases = phases(true);
     let step = phases.next(first(request_headers(), STREAMED, NONE)).expect("in order");
     let Step::Process(turn, _) = step else { panic!("headers are processed") };
     let answer = phases.answer(turn, HeadersAnswer::Respond(ImmediateResponse::default()));
@@ -261,7 +278,7 @@ fn only_the_first_message_sets_the_modes() {
 #[test]
 fn override_asks_for_nothing_more_where_envoy_heeds_it() {
     let overridden = |enabled, protocol| {
-        let mut phases = Phases::new(enabled);
+        let mut phases = phases(enabled);
         let first = ProcessingRequest { protocol_config: protocol, ..message(request_headers()) };
         let Ok(Step::Process(turn, _)) = phases.next(first) else { panic!("headers first") };
         phases.answer(turn, HeadersAnswer::Mutate(HeaderMutation::default())).mode_override
@@ -324,7 +341,7 @@ proptest! {
         request_mode in prop_oneof![0..6_i32, Just(NEWER)],
         response_mode in prop_oneof![0..6_i32, Just(NEWER)],
     ) {
-        let mut phases = Phases::new(true);
+        let mut phases = phases(true);
         let mut ends = [0, 0];
         for (at, request) in messages.into_iter().enumerate() {
             let message = match (at, request.clone()) {

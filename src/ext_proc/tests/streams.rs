@@ -27,7 +27,7 @@ fn body(bytes: Vec<u8>, end_of_stream: bool) -> ProcessingRequest {
 #[tokio::test]
 async fn a_panic_is_an_error_and_not_a_clean_end() {
     let metrics = Arc::new(Metrics::default());
-    let service = ExtProc::with_processor(Panics, Arc::clone(&metrics), false);
+    let service = ExtProc::with_processor(Panics, Arc::clone(&metrics), PhaseSettings::default());
     let service = Service::serve(service, metrics).await;
     let answer = service.ask(request("/", &[])).await;
     assert_eq!(answer.map_err(|status| status.code()).err(), Some(Code::Internal));

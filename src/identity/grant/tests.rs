@@ -45,6 +45,25 @@ fn a_grant_is_refused_for_any_other_request() {
 }
 
 #[test]
+fn a_grant_is_what_the_library_would_write() {
+    let ttl = Duration::from_secs(30);
+    let keys = GrantKeys::parse(&format!("one {}", STANDARD.encode([1; 32])), ttl);
+    let keys = keys.expect("one key");
+    let key = jsonwebtoken::EncodingKey::from_secret(&[1; 32]);
+    let header = Header { kid: Some("one".to_owned()), ..Header::new(Algorithm::HS256) };
+    for caller in [principal(), bearer(None, u64::MAX), bearer(Some("u-1"), u64::MAX)] {
+        let path = "/v1/secrets/\"caf\u{e9}\"";
+        let scope = GrantScope { path, ..SCOPE };
+        let grant = keys.seal(&caller, scope, SystemTime::now()).expect("sealed");
+        let claims = grant.split('.').nth(1).expect("three parts");
+        let claims = URL_SAFE_NO_PAD.decode(claims).expect("base64");
+        let claims: Claims<'_> = serde_json::from_slice(&claims).expect("claims");
+        let expected = jsonwebtoken::encode(&header, &claims, &key).expect("signed");
+        assert_eq!(grant, expected);
+    }
+}
+
+#[test]
 fn expired_forged_and_foreign_grants_are_refused() {
     let keys = keys(30);
     let past = SystemTime::now() - Duration::from_secs(60);

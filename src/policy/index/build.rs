@@ -16,7 +16,7 @@ use super::{
 use crate::{
     policy::{
         problem::PolicyProblem,
-        rule::{Among, DestinationRule, FieldPath, Policy, SecretRule, Target},
+        rule::{Among, Policy, SecretRule, Target, Verbs},
     },
     secret::BackendName,
 };
@@ -42,7 +42,7 @@ pub(super) struct Tables {
     conditions: Interner<Condition>,
     backends: Interner<Arc<[BackendName]>>,
     methods: Interner<Vec<Arc<str>>>,
-    residues: Interner<(Vec<FieldPath>, Vec<DestinationRule>)>,
+    residues: Interner<SecretRule>,
 }
 
 /// Numbers for values: equal values get equal numbers, from 1.
@@ -91,7 +91,8 @@ impl Index {
         for policy in policies {
             let first = number(builder.rules.len());
             for (position, target) in policy.to.iter().enumerate() {
-                builder.rules.push(Rule { policy: policy.clone(), position });
+                let name = policy.name.clone();
+                builder.rules.push(Rule { policy: policy.clone(), name, position });
                 builder.targets.push(targets.number(target));
             }
             let rules = first..number(builder.rules.len());
@@ -108,13 +109,14 @@ impl Index {
             return Err(crowded);
         }
         rules.shrink_to_fit();
-        let Tables { conditions, backends, methods, .. } = tables;
+        let Tables { conditions, backends, methods, residues } = tables;
         Ok(Self {
             rules,
             subjects,
             conditions: conditions.into_values(),
             backends: backends.into_values(),
             methods: methods.into_values(),
+            residues: residues.into_values(),
         })
     }
 }
@@ -165,7 +167,7 @@ impl Builder {
 }
 
 fn crowded(rule: &Rule) -> PolicyProblem {
-    let Rule { policy, position } = rule;
+    let Rule { policy, position, .. } = rule;
     PolicyProblem {
         file: policy.origin.file.to_path_buf(),
         line: policy.origin.to.get(*position).copied().unwrap_or(policy.origin.line),
@@ -204,10 +206,16 @@ impl Tables {
 
     pub(super) fn residue(&mut self, rule: &SecretRule) -> u32 {
         let SecretRule { fields, destinations, .. } = rule;
-        match fields.is_empty() && destinations.is_empty() {
-            true => 0,
-            false => self.residues.number((fields.clone(), destinations.clone())),
+        if fields.is_empty() && destinations.is_empty() {
+            return 0;
         }
+        self.residues.number(SecretRule {
+            backends: None,
+            patterns: Vec::new(),
+            fields: fields.clone(),
+            verbs: Verbs::default(),
+            destinations: destinations.clone(),
+        })
     }
 }
 

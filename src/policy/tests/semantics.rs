@@ -287,6 +287,10 @@ fn use_is_bound_to_its_destination_and_is_not_reading() {
         let found = set.authorize_use(&who(account), &secret("aws/k"), &destination);
         let found = found.map(drop).map_err(|denial| denial.reason);
         assert_eq!(found, expected, "{account} {destination:?}");
+        // What may still turn out to be permitted may be fetched, for nobody to see.
+        let ahead = set.authorize_prefetch(&who(account), &secret("aws/k"), &destination);
+        let may = matches!(expected, Ok(()) | Err(Reason::MissingAttribute(_)));
+        assert_eq!(ahead.is_some(), may, "{account} {destination:?}");
     }
     assert_eq!(get(&set, "a/x", "aws/k"), NO_MATCH);
     let plain = set.authorize(&who("a/x"), Verb::Use, &secret("aws/k")).expect_err("no target");

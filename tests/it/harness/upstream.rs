@@ -26,7 +26,8 @@ use super::client::{Body, chunked, sized, with_trailers};
 
 /// Answers every request with JSON of [`Received`], over HTTP/1.1 and HTTP/2. `/public/bytes`
 /// answers with [`Upstream::BYTES`] instead, framed as its query says: `length`,
-/// `chunked` or `trailers`.
+/// `chunked` or `trailers`. The status is 401 where `x-wants` names another `x-api-key` than
+/// was sent.
 pub(crate) struct Upstream {
     /// Where it listens.
     pub(crate) address: SocketAddr,
@@ -155,7 +156,9 @@ async fn answer(
     };
     let echo = serde_json::to_vec(&received).expect("plain strings");
     record.lock().expect("no panic while held").push(received);
-    let response = Response::builder();
+    let headers = &head.headers;
+    let refuses = headers.get("x-wants").is_some_and(|key| headers.get("x-api-key") != Some(key));
+    let response = Response::builder().status(if refuses { 401 } else { 200 });
     let response = match (head.uri.path(), head.uri.query()) {
         ("/public/bytes", Some("length")) => response.body(sized(Upstream::bytes())),
         ("/public/bytes", Some("chunked")) => response.body(chunked(Upstream::bytes(), 8_000)),

@@ -4,7 +4,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{ext_proc::tests::catalog, secret::InvalidName};
+use crate::{fixture::catalog, secret::InvalidName};
 
 fn scan(value: &str) -> Result<Option<InjectedValue>, Refused> {
     scan_value(value.as_bytes(), &catalog())

@@ -14,10 +14,10 @@ use base64::{
 };
 use http::HeaderName;
 
+use super::{CLOSE, InjectedValue, InvalidInjection, OPEN, Template, is_fixed};
 use crate::{
-    injection::{CLOSE, InjectedValue, InvalidInjection, OPEN, Template, is_fixed},
     policy::is_token,
-    secret::{Catalog, InvalidReference},
+    secret::{Catalog, InvalidReference, SecretRef},
 };
 
 /// References in one request.
@@ -31,15 +31,16 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// A header that gets other values.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Rewrite<'a> {
-    pub(super) name: HeaderName,
+pub struct Rewrite<'a> {
+    /// Which header.
+    pub name: HeaderName,
     /// All its values, in order.
-    pub(super) values: Vec<HeaderText<'a>>,
+    pub values: Vec<HeaderText<'a>>,
 }
 
 /// One value of a header.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum HeaderText<'a> {
+pub enum HeaderText<'a> {
     /// As the client sent it.
     Kept(&'a [u8]),
     /// With references to resolve.
@@ -48,7 +49,7 @@ pub(super) enum HeaderText<'a> {
 
 /// Why a reference cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub enum Refused {
     /// Inside other text, or in a header that is never rewritten.
     #[error("a secret reference cannot stand at this place of a header")]
     Position,
@@ -68,7 +69,7 @@ pub(super) enum Refused {
 
 /// Finds the headers with references, but for those that `overridden` says will
 /// be replaced anyway.
-pub(super) fn scan_headers<'a>(
+pub fn scan_headers<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
     overridden: impl Fn(&str) -> bool,
     catalog: &Catalog,
@@ -106,15 +107,12 @@ pub(super) fn scan_headers<'a>(
 }
 
 /// Whether a header as Envoy sends it has this name.
-pub(super) fn is_same(name: &HeaderName, sent: &str) -> bool {
+pub fn is_same(name: &HeaderName, sent: &str) -> bool {
     name.as_str().eq_ignore_ascii_case(sent)
 }
 
 /// Finds the references in one header value; none if it holds none.
-pub(super) fn scan_value(
-    value: &[u8],
-    catalog: &Catalog,
-) -> Result<Option<InjectedValue>, Refused> {
+fn scan_value(value: &[u8], catalog: &Catalog) -> Result<Option<InjectedValue>, Refused> {
     if contains_open(value) {
         let text = std::str::from_utf8(value).map_err(|_| Refused::NotText)?;
         let reference = match text.split_once(' ') {
@@ -182,11 +180,24 @@ fn contains_open(value: &[u8]) -> bool {
     value.contains(&b'{') && value.windows(OPEN.len()).any(|window| window == OPEN.as_bytes())
 }
 
+// === impl Rewrite ===
+
+impl Rewrite<'_> {
+    /// The references in its values, in order.
+    pub fn references(&self) -> impl Iterator<Item = &SecretRef> {
+        let values = self.values.iter().filter_map(|value| match value {
+            HeaderText::Resolved(value) => Some(value.references()),
+            HeaderText::Kept(_) => None,
+        });
+        values.flatten()
+    }
+}
+
 // === impl Refused ===
 
 impl Refused {
     /// The word in response details.
-    pub(super) fn as_str(&self) -> &'static str {
+    pub fn as_str(&self) -> &'static str {
         match self {
             Self::Position => "position",
             Self::Unclosed => "unclosed",

@@ -1,0 +1,198 @@
+//! Secrets in the headers of one request: a permit for every reference, their values, and
+//! why a request does not go on. `ext_authz` and `ext_proc` both do it this way.
+
+use std::collections::HashMap;
+
+use futures_util::future::try_join_all;
+use tokio::time::Instant;
+
+use super::{Problem, ProblemCode, Recorder};
+use crate::{
+    audit::Operation,
+    identity::Principal,
+    injection::{Refused, RenderedHeader, Rewrite, Unfit, is_fixed, render_headers},
+    metrics::Edge,
+    policy::{Attribute, Denial, Destination, Permit, Reason},
+    resolver::{BackendError, Call, ResolveError},
+    secret::{SecretRecord, SecretRef},
+    snapshot::Snapshot,
+};
+
+/// Puts secrets into the headers of one request.
+#[derive(Clone, Copy)]
+pub struct Injector<'a> {
+    /// What is in force for the request.
+    pub snapshot: &'a Snapshot,
+    /// Where decisions are recorded.
+    pub recorder: Recorder<'a>,
+    /// Who sent it.
+    pub principal: &'a Principal,
+    /// Where it goes, as far as the proxy told.
+    pub destination: Destination<'a>,
+    /// Until when the values have to be there.
+    pub deadline: Instant,
+}
+
+/// Why a request does not go on: what the caller is told, and what the operator.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// For the caller.
+    pub problem: Problem,
+    /// One word for the operator's logs.
+    pub details: String,
+}
+
+// === impl Injector ===
+
+impl Injector<'_> {
+    /// Authorises and fetches all that the rewrites refer to, and returns the headers with
+    /// it, to be set in place of those of the same name.
+    ///
+    /// # Errors
+    /// [`Refusal`] if one of them is denied, cannot be fetched or cannot stand there:
+    /// nothing is put anywhere then.
+    pub async fn apply(&self, rewrites: &[Rewrite<'_>]) -> Result<Vec<RenderedHeader>, Refusal> {
+        // A rule for such a header would do nothing, and do so silently.
+        let mut names = rewrites.iter().map(|rewrite| rewrite.name.as_str());
+        if let Some(name) = names.find(|name| is_fixed(name)) {
+            let details = format!("vaultmux_header_not_settable:{name}");
+            return Err(Refusal { problem: Problem::new(ProblemCode::Internal), details });
+        }
+        let permits = self.authorize(rewrites)?;
+        let resolver = &self.snapshot.resolver;
+        let fetched = permits.iter().map(|permit| async move {
+            let call = Call {
+                deadline: self.deadline,
+                request_id: self.recorder.request_id.map(Into::into),
+            };
+            let record = resolver.resolve(permit, call).await;
+            self.count(if record.is_ok() { "resolved" } else { "failed" });
+            record.map(|record| (permit.secret(), record))
+        });
+        let resolved: HashMap<&SecretRef, SecretRecord> =
+            try_join_all(fetched).await?.into_iter().collect();
+        let value = |secret: &SecretRef| resolved.get(secret).map(|record| &record.value);
+        Ok(render_headers(rewrites, value)?)
+    }
+
+    /// A permit for every distinct reference, or the first denial.
+    fn authorize(&self, rewrites: &[Rewrite<'_>]) -> Result<Vec<Permit>, Refusal> {
+        let mut permits: Vec<Permit> = Vec::new();
+        for secret in rewrites.iter().flat_map(Rewrite::references) {
+            if permits.iter().any(|permit| permit.secret() == secret) {
+                continue;
+            }
+            let outcome =
+                self.snapshot.policies.authorize_use(self.principal, secret, &self.destination);
+            let decision = outcome.as_ref().map(Permit::decision);
+            let asked = || Some(Operation::used(secret, &self.destination));
+            self.recorder.record(decision, Some(self.principal), asked);
+            permits.push(outcome.map_err(|denial| {
+                self.count("denied");
+                Refusal::denied(denial, self.recorder.edge)
+            })?);
+        }
+        Ok(permits)
+    }
+
+    fn count(&self, result: &'static str) {
+        let metrics = self.recorder.metrics;
+        match self.recorder.edge {
+            Edge::ExtAuthz => metrics.ext_authz_reference(result),
+            Edge::ExtProc | Edge::Rest => metrics.ext_proc_reference(result),
+        }
+    }
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// A denial by policy, or for want of an identity.
+    #[must_use]
+    pub fn denied(denial: Denial, edge: Edge) -> Self {
+        let details = match denial.reason {
+            // Names what the proxy has to be told to send.
+            Reason::MissingAttribute(attribute) => {
+                format!("binding_attribute_missing:{}", attribute_name(attribute, edge))
+            }
+            reason @ (Reason::NoIdentity
+            | Reason::InvalidToken
+            | Reason::InvalidIdentity
+            | Reason::Malformed
+            | Reason::NoMatch
+            | Reason::DeniedByPolicy
+            | Reason::PolicyInvalid) => format!("vaultmux_denied_{}", reason.as_str()),
+        };
+        Self { problem: denial.into(), details }
+    }
+}
+
+/// A denial at `ext_proc`.
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self::denied(denial, Edge::ExtProc)
+    }
+}
+
+/// Where an edge takes an attribute from.
+fn attribute_name(attribute: Attribute, edge: Edge) -> &'static str {
+    match (edge, attribute) {
+        (Edge::ExtAuthz, Attribute::Cluster) => "vaultmux.cluster",
+        (Edge::ExtAuthz, Attribute::Route) => "vaultmux.route",
+        (Edge::ExtAuthz, Attribute::Sni) => "tls_session.sni",
+        (Edge::ExtAuthz | Edge::ExtProc | Edge::Rest, attribute) => attribute.as_str(),
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        let details = format!("vaultmux_reference_refused:{}", refused.as_str());
+        let problem = match refused {
+            Refused::Reference(error) => error.into(),
+            Refused::Position | Refused::Unclosed | Refused::NotText | Refused::TooMany => {
+                Problem::with_error(ProblemCode::InvalidReference, refused.to_string())
+            }
+        };
+        Self { problem, details }
+    }
+}
+
+/// The workload did not ask for the secret itself, so a secret that is missing is
+/// not its 404: the set-up behind it is broken, which is a 502, as if the store
+/// had refused. A store that is too slow for the budget is a 503 with
+/// `Retry-After`: the fetch goes on, and the next attempt finds it done.
+impl From<ResolveError> for Refusal {
+    fn from(error: ResolveError) -> Self {
+        let (code, cause) = match &error {
+            // It never asks for a refresh.
+            ResolveError::RefreshLimit { .. } => (None, "internal"),
+            ResolveError::NoField => (Some(ProblemCode::BackendRefused), "no_field"),
+            ResolveError::Deadline => (Some(ProblemCode::BackendUnavailable), "budget_exceeded"),
+            ResolveError::Internal | ResolveError::Changed => (None, "internal"),
+            ResolveError::Backend { error, .. } => match error {
+                BackendError::NotFound => (Some(ProblemCode::BackendRefused), "not_found"),
+                BackendError::Disabled => (Some(ProblemCode::BackendRefused), "disabled"),
+                BackendError::PendingDeletion => {
+                    (Some(ProblemCode::BackendRefused), "pending_deletion")
+                }
+                BackendError::Conflict => (Some(ProblemCode::BackendRefused), "conflict"),
+                BackendError::PermissionDenied(_) => (None, "permission_denied"),
+                BackendError::Invalid(_) => (None, "invalid"),
+                BackendError::Throttled { .. } => (None, "throttled"),
+                BackendError::Unavailable(_) => (None, "unavailable"),
+                BackendError::TimedOut => (None, "timed_out"),
+            },
+        };
+        let problem = code.map_or_else(|| Problem::from(error), Problem::new);
+        Self { problem, details: format!("vaultmux_backend_{cause}") }
+    }
+}
+
+impl From<Unfit> for Refusal {
+    fn from(unfit: Unfit) -> Self {
+        let text = "the secret cannot be put into a header".to_owned();
+        let problem = Problem::with_error(ProblemCode::BackendRefused, text);
+        let details = format!("vaultmux_value_unfit:{}:{}", unfit.reason, unfit.secret);
+        Self { problem, details }
+    }
+}

@@ -1,0 +1,221 @@
+//! A request after its headers: what references in its body stand for, and what of its
+//! response must not reach the client. Asks the core, and translates what it says.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::{
+    config::core::v3::HeaderValue,
+    service::ext_proc::v3::{HeaderMutation, HttpHeaders, HttpTrailers, ImmediateResponse},
+};
+use tonic::async_trait;
+
+use super::{
+    BodyRefusal, HeadersAnswer, RequestHeaders, ResponseAnswer, Session, Transform,
+    attributes::Head,
+    mutation,
+    redact::{self, Needles, NeedlesBuilder, Redactor},
+    request::{Exchange, Used},
+    suspects,
+};
+use crate::{
+    api,
+    api::{Problem, ProblemCode, Refusal},
+    identity::Principal,
+    injection::{Resolution, Surface, Violation},
+    metrics::Metrics,
+    signing::AccessTokens,
+    snapshot::Snapshot,
+};
+
+/// One request after its headers.
+pub(super) struct SecretSession {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) settings: super::ExtProcSettings,
+    pub(super) tokens: Arc<AccessTokens>,
+    pub(super) request: RequestHeaders,
+    pub(super) request_id: String,
+    /// Without one, references are text.
+    pub(super) principal: Option<Principal>,
+    pub(super) place: Option<Place>,
+    pub(super) used: Used,
+    pub(super) redacts: bool,
+    pub(super) needles: Option<Arc<Needles>>,
+}
+
+/// What stands in a response for a token that an issuer gave: no reference leads to it.
+const ISSUED: &str = "[redacted]";
+
+/// Where references stand, and what is done about those that may not be used there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) surface: Surface,
+    pub(super) violation: Violation,
+    /// Why nothing can be replaced here, if so.
+    pub(super) frozen: Option<&'static str>,
+}
+
+/// A redactor that counts.
+struct Redaction {
+    redactor: Redactor,
+    metrics: Arc<Metrics>,
+}
+
+// === impl SecretSession ===
+
+#[async_trait]
+impl Session for SecretSession {
+    async fn resolve(
+        &mut self,
+        references: Vec<String>,
+        patient: bool,
+    ) -> Result<Vec<(String, Resolution)>, ImmediateResponse> {
+        let budget = if patient { self.settings.duplex_budget } else { self.settings.budget() };
+        let head = Head::new(&self.request).ruled_by(&self.snapshot);
+        let exchange = Exchange {
+            metrics: &self.metrics,
+            snapshot: &self.snapshot,
+            head: &head,
+            tokens: &self.tokens,
+            request_id: &self.request_id,
+            deadline: api::deadline(budget),
+        };
+        let Some(place) = self.place else { return Ok(Vec::new()) };
+        let principal = self.principal.as_ref();
+        let decided = exchange.decide(principal, place, references, &mut self.used).await;
+        decided.map_err(|refusal| match exchange.refuse(principal, refusal) {
+            HeadersAnswer::Respond(response) => response,
+            HeadersAnswer::Continue | HeadersAnswer::Mutate(_) | HeadersAnswer::Proceed(_) => {
+                ImmediateResponse::default()
+            }
+        })
+    }
+
+    fn refuse(&mut self, refusal: BodyRefusal) -> ImmediateResponse {
+        let code = match refusal {
+            // It is the response that is not let through.
+            _ if self.needles.is_some() => ProblemCode::BackendRefused,
+            BodyRefusal::TooLarge | BodyRefusal::Incomplete => ProblemCode::BodyTooLarge,
+            BodyRefusal::TooMany => ProblemCode::InvalidReference,
+            BodyRefusal::NoReference => ProblemCode::Forbidden,
+            BodyRefusal::Held => ProblemCode::Internal,
+        };
+        let details = format!("vaultmux_{}", refusal.as_str());
+        self.end(Refusal { problem: Problem::new(code), details })
+    }
+
+    fn on_response_headers(
+        &mut self,
+        headers: &HttpHeaders,
+    ) -> Result<ResponseAnswer, ImmediateResponse> {
+        suspects::suspect(headers, &self.used, &self.snapshot, &self.request_id);
+        let mut answer = ResponseAnswer::default();
+        if !self.redacts {
+            return Ok(answer);
+        }
+        self.needles = self.used.needles().map(Arc::new);
+        let Some(needles) = self.needles.clone() else { return Ok(answer) };
+        let map = headers.headers.iter().flat_map(|map| &map.headers);
+        let encodings = map.clone().filter(|header| header.key == "content-encoding");
+        let tunnel = map.clone().any(|header| header.key == ":status" && value(header) == b"101");
+        if tunnel || !headers.end_of_stream && !redact::is_readable(encodings.map(value)) {
+            self.metrics.ext_proc_body("response_unreadable");
+            let problem = Problem::new(ProblemCode::BackendRefused);
+            let details = "vaultmux_response_unreadable".to_owned();
+            return Err(self.end(Refusal { problem, details }));
+        }
+        answer.mutation = redacted(&needles, map.clone(), &self.metrics);
+        if !headers.end_of_stream {
+            for header in map.filter(|header| redact::is_stale(&header.key)) {
+                answer.mutation.remove_headers.push(header.key.clone());
+            }
+            let (redactor, metrics) = (Redactor::new(needles), Arc::clone(&self.metrics));
+            answer.transform = Some(Box::new(Redaction { redactor, metrics }));
+        }
+        Ok(answer)
+    }
+
+    fn on_response_trailers(&mut self, trailers: &HttpTrailers) -> HeaderMutation {
+        let map = trailers.trailers.iter().flat_map(|map| &map.headers);
+        match &self.needles {
+            Some(needles) => redacted(needles, map, &self.metrics),
+            None => HeaderMutation::default(),
+        }
+    }
+}
+
+impl SecretSession {
+    fn end(&self, refusal: Refusal) -> ImmediateResponse {
+        let head = Head::new(&self.request);
+        let response = api::refuse(refusal.problem, &self.request_id);
+        mutation::immediate(response, &refusal.details, head.grpc)
+    }
+}
+
+/// Headers without the values, those of several values in order.
+fn redacted<'h>(
+    needles: &Needles,
+    headers: impl Iterator<Item = &'h HeaderValue> + Clone,
+    metrics: &Metrics,
+) -> HeaderMutation {
+    let mut mutation = HeaderMutation::default();
+    let mut names: Vec<&str> = Vec::new();
+    for header in headers.clone().filter(|header| !header.key.starts_with(':')) {
+        if !names.contains(&header.key.as_str()) && needles.redact(value(header)).is_some() {
+            names.push(&header.key);
+        }
+    }
+    for name in names {
+        metrics.ext_proc_body("redacted");
+        let values = headers.clone().filter(|header| header.key == name).map(value);
+        let values = values.map(|value| needles.redact(value).unwrap_or_else(|| value.to_vec()));
+        mutation::put(&mut mutation, name, values.collect());
+    }
+    mutation
+}
+
+/// Envoy fills `raw_value`; other data planes fill `value` for some.
+fn value(header: &HeaderValue) -> &[u8] {
+    match header.raw_value.as_slice() {
+        [] => header.value.as_bytes(),
+        raw => raw,
+    }
+}
+
+// === impl Used ===
+
+impl Used {
+    /// What has to be found in the response; none if nothing was put into the request.
+    fn needles(&self) -> Option<Needles> {
+        let mut builder = NeedlesBuilder::default();
+        for (permit, record) in &self.secrets {
+            builder.add(&record.value, permit.secret());
+        }
+        self.issued.iter().for_each(|token| builder.add_as(token, ISSUED));
+        builder.build()
+    }
+}
+
+// === impl Redaction ===
+
+impl Transform for Redaction {
+    fn push(&mut self, chunk: bytes::Bytes, out: &mut Vec<bytes::Bytes>) {
+        self.redactor.push(chunk, out);
+    }
+
+    fn finish(&mut self, out: &mut Vec<bytes::Bytes>) {
+        self.redactor.finish(out);
+    }
+
+    fn held(&self) -> usize {
+        self.redactor.held()
+    }
+}
+
+impl Drop for Redaction {
+    fn drop(&mut self) {
+        if self.redactor.redacted() > 0 {
+            self.metrics.ext_proc_body("redacted");
+        }
+    }
+}

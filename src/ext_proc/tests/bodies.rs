@@ -1,0 +1,407 @@
+//! Bodies on their way there and back: what the service does about each, over gRPC.
+
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    HeaderMutation, HttpBody, HttpTrailers, ProtocolConfiguration, body_mutation::Mutation,
+};
+
+use super::*;
+use crate::{
+    ext_proc::BodyMode,
+    fixture::reference,
+    injection::{Alias, Substitution, Substitutions, Surface, Surfaces, Violation},
+};
+
+const BUFFERED: i32 = 2;
+const PARTIAL: i32 = 3;
+const STREAMED: i32 = 1;
+const DUPLEX: i32 = 4;
+
+const REFERENCE: &str = "{{secret://local/use/key}}";
+const REDACTED: &str = "/redact/";
+const REQUIRED: &str = "/require/";
+
+/// Looks everywhere; on the paths above it does more.
+fn substitutions(violation: Violation) -> Substitutions {
+    let rule = |path: &str, required, redacts| {
+        let mut surfaces = Surfaces::default();
+        Surface::ALL.into_iter().for_each(|surface| surfaces.add(surface, violation));
+        let matcher = InjectionMatch { paths: vec![path.into()], ..InjectionMatch::default() };
+        Substitution { name: path.into(), matcher, surfaces, required, redacts }
+    };
+    let alias = |text: &str, name: &str, on_violation| Alias {
+        text: text.into(),
+        secret: reference(name),
+        same_length: false,
+        on_violation,
+    };
+    let rules =
+        vec![rule("/", false, false), rule(REDACTED, false, true), rule(REQUIRED, true, false)];
+    let aliases = vec![
+        alias("alias-denied-always", "secret://local/other", Some(Violation::Deny)),
+        alias("alias-never-denied", "secret://local/other", Some(Violation::Inert)),
+        alias("alias-of-the-key", "secret://local/use/key", None),
+    ];
+    Substitutions::new(rules, aliases).expect("valid")
+}
+
+async fn service(violation: Violation) -> Service {
+    Service::start_with(|snapshot| snapshot.substitutions = substitutions(violation)).await
+}
+
+fn message(request: Request) -> ProcessingRequest {
+    ProcessingRequest { request: Some(request), ..ProcessingRequest::default() }
+}
+
+/// The first message of a stream with these modes.
+fn first(
+    mut message: ProcessingRequest,
+    request_mode: i32,
+    response_mode: i32,
+) -> ProcessingRequest {
+    message.protocol_config = Some(ProtocolConfiguration {
+        request_body_mode: request_mode,
+        response_body_mode: response_mode,
+        send_body_without_waiting_for_header_response: false,
+    });
+    message
+}
+
+fn chunk(bytes: &[u8], end_of_stream: bool) -> HttpBody {
+    HttpBody { body: bytes.to_vec(), end_of_stream, ..HttpBody::default() }
+}
+
+fn posted(target: &str, kind: &str, more: &[(&str, &str)]) -> ProcessingRequest {
+    let mut headers = vec![("content-type", kind)];
+    headers.extend_from_slice(more);
+    request(target, &headers)
+}
+
+/// What takes a body's place; none if it stays. Fails on any other answer.
+fn body_of(answer: &ProcessingResponse) -> Option<Vec<u8>> {
+    let Some(Response::RequestBody(body) | Response::ResponseBody(body)) = &answer.response else {
+        panic!("no answer to a body: {:?}", status(answer).1);
+    };
+    let mutation = body.response.as_ref()?.body_mutation.as_ref()?;
+    Some(match mutation.mutation.as_ref().expect("some mutation") {
+        Mutation::Body(body) => body.clone(),
+        Mutation::ClearBody(_) => Vec::new(),
+        Mutation::StreamedResponse(streamed) => streamed.body.clone(),
+    })
+}
+
+/// Sends a whole body, and returns the answer to it.
+async fn upload(service: &Service, head: ProcessingRequest, body: &str) -> ProcessingResponse {
+    let mut exchange = service.open().await;
+    exchange.send(first(head, BUFFERED, 0)).await;
+    let answer = exchange.answer().await.expect("an answer").expect("open");
+    if status(&answer).0 != 0 {
+        return answer;
+    }
+    exchange.send(message(Request::RequestBody(chunk(body.as_bytes(), true)))).await;
+    exchange.answer().await.expect("an answer").expect("open")
+}
+
+#[tokio::test]
+async fn violations_in_bodies_are_text_or_the_end() {
+    const JSON: &str = "application/json";
+    let foreign = "[\"{{secret://local/other}}\"]";
+    let good = format!("[\"{REFERENCE}\"]");
+    let many: String =
+        (0..12).map(|at| format!("{{{{secret://local/use/json?version={at}}}}}")).collect();
+    let anonymous = |target| {
+        let mut head = anonymous("POST", "api.stripe.com", target, &[("content-type", JSON)]);
+        head.attributes = request("/", &[]).attributes;
+        for attributes in head.attributes.values_mut() {
+            attributes.fields.remove("connection.mtls");
+        }
+        head
+    };
+    let unbound = || {
+        let mut head = posted("/", JSON, &[]);
+        for attributes in head.attributes.values_mut() {
+            attributes.fields.remove("xds.cluster_name");
+        }
+        head
+    };
+    let digest = [("content-digest", "sha-256=:x:")];
+    let gzip = [("content-encoding", "gzip")];
+    let rows = [
+        (posted("/", JSON, &[]), foreign, 403, "vaultmux_denied_no_match"),
+        (
+            posted("/", JSON, &[]),
+            "{{secret://nowhere/a}}",
+            400,
+            "vaultmux_reference_refused:invalid",
+        ),
+        (posted("/", JSON, &[]), "alias-never-denied", 0, ""),
+        (posted("/", JSON, &[]), &many, 400, "vaultmux_reference_refused:too_many"),
+        (unbound(), &good, 403, "binding_attribute_missing:xds.cluster_name"),
+        (anonymous("/"), &good, 401, "vaultmux_denied_no_identity"),
+        (posted("/", JSON, &digest), &good, 400, "vaultmux_not_rewritable:digest"),
+        (posted("/", JSON, &gzip), &good, 400, "vaultmux_body_encoded"),
+        (posted("/", "application/grpc", &[]), &good, 0, ""),
+        (posted("/", "application/octet-stream", &[]), &good, 0, ""),
+    ];
+    let strict = service(Violation::Deny).await;
+    let inert = service(Violation::Inert).await;
+    let logs = service(Violation::Log).await;
+    for (head, body, code, details) in rows {
+        let answer = upload(&strict, head.clone(), body).await;
+        let (found, why, text) = status(&answer);
+        assert_eq!((found, why), (code, details), "{body}: {text}");
+        assert!(!text.contains("use/") && !text.contains("other"), "{text}");
+        for service in [&inert, &logs] {
+            let answer = upload(service, head.clone(), body).await;
+            // Eight of the many have a value, and it has no version.
+            if details.contains("too_many") {
+                assert_eq!(status(&answer).0, 0, "{}", status(&answer).1);
+                continue;
+            }
+            assert_eq!(body_of(&answer), None, "{body}");
+        }
+    }
+    // What an alias says about itself counts more.
+    let answer = upload(&inert, posted("/", JSON, &[]), "\"alias-denied-always\"").await;
+    assert_eq!(status(&answer).0, 403);
+    let answer = upload(&inert, posted("/", JSON, &[]), "\"alias-of-the-key\"").await;
+    assert_eq!(body_of(&answer), Some(format!("\"{CANARY}\"").into_bytes()));
+    let count = |result| {
+        format!(r#"vaultmux_ext_proc_surfaces_total{{surface="json",result="{result}"}} 1"#)
+    };
+    for result in ["invalid", "no_identity", "digest"] {
+        assert!(inert.counts(&count(result)), "{result}");
+    }
+}
+
+/// A reference that may be used is never left out because its store does not answer.
+#[tokio::test]
+async fn outages_and_unfit_values_end_the_request_even_where_violations_are_text() {
+    let service = service(Violation::Inert).await;
+    for (kind, secret, code, details) in [
+        ("application/json", "use/down", 503, "vaultmux_backend_unavailable"),
+        ("application/json", "use/absent", 502, "vaultmux_backend_not_found"),
+        ("application/json", "use/slow", 503, "vaultmux_backend_budget_exceeded"),
+        ("application/json", "use/refused", 502, "vaultmux_backend_permission_denied"),
+    ] {
+        let body = format!("[\"{{{{secret://local/{secret}}}}}\"]");
+        let answer = upload(&service, posted("/", kind, &[]), &body).await;
+        assert_eq!((status(&answer).0, status(&answer).1), (code, details), "{secret}");
+    }
+    // In the target and in cookies a value has to be of one line.
+    let split = "{{secret://local/use/split}}";
+    let target = format!("/v1?key={split}");
+    for head in [request(&target, &[]), request("/", &[("cookie", split)])] {
+        let answer = service.ask(first(head, 0, 0)).await.expect("an answer");
+        let expected = "vaultmux_value_unfit:character:secret://local/use/split";
+        assert_eq!((status(&answer).0, status(&answer).1), (502, expected));
+    }
+}
+
+#[tokio::test]
+async fn required_references_may_be_anywhere() {
+    let service = service(Violation::Inert).await;
+    let json = "application/json";
+    let missing = (403, "vaultmux_reference_required");
+    let target = format!("{REQUIRED}?key={REFERENCE}");
+    let cookie = format!("session={REFERENCE}");
+    let bearer = format!("Bearer {REFERENCE}");
+    let in_body = format!("[\"{REFERENCE}\"]");
+    for (head, body, expected) in [
+        (posted(REQUIRED, json, &[]), "{}", missing),
+        (posted(REQUIRED, json, &[]), "", missing),
+        (posted(REQUIRED, json, &[]), "{{secret://local/other}}", missing),
+        (posted(REQUIRED, "image/png", &[]), "", missing),
+        (posted(REQUIRED, json, &[("authorization", "Bearer stolen")]), "{}", missing),
+        (posted(REQUIRED, json, &[("authorization", &bearer)]), "{}", (0, "")),
+        (posted(REQUIRED, json, &[("cookie", &cookie)]), "{}", (0, "")),
+        (posted(&target, json, &[]), "{}", (0, "")),
+        (posted(REQUIRED, json, &[]), &in_body, (0, "")),
+        (posted(REQUIRED, json, &[("x-key", "alias-of-the-key")]), "{}", (0, "")),
+    ] {
+        let answer = upload(&service, head, body).await;
+        assert_eq!((status(&answer).0, status(&answer).1), expected, "{body}");
+    }
+}
+
+fn response(headers: &[(&str, &str)]) -> HttpHeaders {
+    let header = |(key, value): &(&str, &str)| HeaderValue {
+        key: (*key).to_owned(),
+        value: String::new(),
+        raw_value: value.as_bytes().to_vec(),
+    };
+    let headers = Some(HeaderMap { headers: headers.iter().map(header).collect() });
+    HttpHeaders { headers, ..HttpHeaders::default() }
+}
+
+async fn redacting(service: &Service, mode: i32) -> Exchange {
+    let mut exchange = service.open().await;
+    let key = [("x-key", REFERENCE), ("accept-encoding", "br")];
+    exchange.send(first(request(REDACTED, &key), 0, mode)).await;
+    let answer = exchange.answer().await.expect("an answer").expect("open");
+    let headers = mutated(&answer);
+    assert!(headers.contains(&("x-key".to_owned(), CANARY.to_owned())), "{:?}", status(&answer));
+    assert!(headers.contains(&("accept-encoding".to_owned(), "identity".to_owned())));
+    exchange
+}
+
+fn header_mutation(answer: &ProcessingResponse) -> HeaderMutation {
+    let mutation = match &answer.response {
+        Some(Response::ResponseHeaders(headers)) => {
+            headers.response.as_ref().and_then(|common| common.header_mutation.clone())
+        }
+        Some(Response::ResponseTrailers(trailers)) => trailers.header_mutation.clone(),
+        _ => panic!("an answer to a response: {:?}", status(answer).1),
+    };
+    mutation.unwrap_or_default()
+}
+
+#[tokio::test]
+async fn values_are_taken_out_of_headers_body_and_trailers() {
+    let service = service(Violation::Inert).await;
+    for mode in [STREAMED, DUPLEX] {
+        let mut exchange = redacting(&service, mode).await;
+        let location = format!("https://a.test/?key={CANARY}");
+        let headers = [
+            (":status", "302"),
+            ("location", location.as_str()),
+            ("set-cookie", "a=b"),
+            ("set-cookie", CANARY),
+            ("content-length", "100"),
+            ("content-md5", "x"),
+            ("x-other", "kept"),
+        ];
+        exchange.send(message(Request::ResponseHeaders(response(&headers)))).await;
+        let answer = exchange.answer().await.expect("an answer").expect("open");
+        let mutation = header_mutation(&answer);
+        let mut set: Vec<(String, String)> = Vec::new();
+        for option in &mutation.set_headers {
+            let header = option.header.as_ref().expect("a header");
+            let value = String::from_utf8(header.raw_value.clone()).expect("text");
+            set.push((header.key.clone(), value));
+        }
+        let expected = [
+            ("location", format!("https://a.test/?key={REFERENCE}")),
+            ("set-cookie", "a=b".to_owned()),
+            ("set-cookie", REFERENCE.to_owned()),
+        ];
+        assert_eq!(set, expected.map(|(name, value)| (name.to_owned(), value)));
+        assert_eq!(mutation.remove_headers, ["set-cookie", "content-md5", "content-length"]);
+
+        let (one, other) = CANARY.split_at(5);
+        let mut body = Vec::new();
+        for (bytes, back) in [(format!("data: {one}"), 1), (format!("{other}\n\n"), 1)] {
+            exchange.send(message(Request::ResponseBody(chunk(bytes.as_bytes(), false)))).await;
+            for _ in 0..back {
+                let answer = exchange.answer().await.expect("an answer").expect("open");
+                body.extend(body_of(&answer).unwrap_or(bytes.clone().into_bytes()));
+            }
+        }
+        assert_eq!(String::from_utf8_lossy(&body), format!("data: {REFERENCE}\n\n"));
+
+        let trailers = response(&[("grpc-message", CANARY), ("grpc-status", "0")]).headers;
+        let trailers = HttpTrailers { trailers };
+        exchange.send(message(Request::ResponseTrailers(trailers))).await;
+        let answer = exchange.answer().await.expect("an answer").expect("open");
+        let mutation = header_mutation(&answer);
+        let [option] = &mutation.set_headers[..] else { panic!("one header") };
+        let header = option.header.as_ref().expect("a header");
+        assert_eq!((&*header.key, &*header.raw_value), ("grpc-message", REFERENCE.as_bytes()));
+    }
+}
+
+/// What cannot be looked into may hold anything.
+#[tokio::test]
+async fn responses_that_cannot_be_read_are_refused() {
+    let service = service(Violation::Inert).await;
+    let rows: [&[(&str, &str)]; 3] = [
+        &[(":status", "200"), ("content-encoding", "gzip")],
+        &[(":status", "200"), ("content-encoding", "identity, br")],
+        &[(":status", "101"), ("upgrade", "websocket")],
+    ];
+    for headers in rows {
+        let mut exchange = redacting(&service, STREAMED).await;
+        exchange.send(message(Request::ResponseHeaders(response(headers)))).await;
+        let answer = exchange.answer().await.expect("an answer").expect("open");
+        assert_eq!((status(&answer).0, status(&answer).1), (502, "vaultmux_response_unreadable"));
+    }
+    let mut exchange = redacting(&service, PARTIAL).await;
+    exchange.send(message(Request::ResponseHeaders(response(&[(":status", "200")])))).await;
+    exchange.answer().await.expect("an answer").expect("open");
+    exchange.send(message(Request::ResponseBody(chunk(b"the beginning", false)))).await;
+    let answer = exchange.answer().await.expect("an answer").expect("open");
+    assert_eq!((status(&answer).0, status(&answer).1), (502, "vaultmux_body_incomplete"));
+    // Nothing was put into this one.
+    let mut exchange = service.open().await;
+    exchange.send(first(request(REDACTED, &[]), 0, STREAMED)).await;
+    exchange.answer().await.expect("an answer").expect("open");
+    let gzip = response(&[(":status", "200"), ("content-encoding", "gzip")]);
+    exchange.send(message(Request::ResponseHeaders(gzip))).await;
+    let answer = exchange.answer().await.expect("an answer").expect("open");
+    assert_eq!(header_mutation(&answer), HeaderMutation::default());
+}
+
+/// The modes are Envoy's word; ours counts where it has none.
+#[tokio::test]
+async fn modes_that_cannot_do_it_are_named() {
+    let rules = |violation| {
+        move |snapshot: &mut Snapshot| snapshot.substitutions = substitutions(violation)
+    };
+    let metrics = Arc::new(Metrics::default());
+    let start = |violation, modes| {
+        let mut snapshot = snapshot(&metrics);
+        rules(violation)(&mut snapshot);
+        let phases = PhaseSettings { mode_override: false, modes, ..PhaseSettings::default() };
+        let settings = ExtProcSettings { phases, ..ExtProcSettings::default() };
+        Service::serve(
+            ExtProc::new(Current::new(snapshot), Arc::clone(&metrics), settings),
+            Arc::clone(&metrics),
+        )
+    };
+    let none = crate::ext_proc::Modes::default();
+    let strict = start(Violation::Deny, none).await;
+    let head = || posted("/", "application/json", &[]);
+    let answer = strict.ask(head()).await.expect("an answer");
+    assert_eq!(
+        (status(&answer).0, status(&answer).1),
+        (500, "vaultmux_mode_unable:request_body_mode")
+    );
+    let answer = strict.ask(request(REDACTED, &[("x-key", REFERENCE)])).await.expect("an answer");
+    assert_eq!(
+        (status(&answer).0, status(&answer).1),
+        (500, "vaultmux_mode_unable:response_body_mode")
+    );
+    let inert = start(Violation::Inert, none).await;
+    let answer = inert.ask(head()).await.expect("an answer");
+    assert_eq!((status(&answer).0, answer.mode_override), (0, None));
+    assert!(
+        inert.counts(r#"vaultmux_ext_proc_bodies_total{result="mode_unable:request_body_mode"} 2"#)
+    );
+    // STREAMED has a hole where trailers are not shown.
+    let streamed = crate::ext_proc::Modes { request_body: BodyMode::Streamed, ..none };
+    let answer = start(Violation::Deny, streamed).await.ask(head()).await.expect("an answer");
+    assert_eq!(status(&answer).0, 500);
+    let shown = crate::ext_proc::Modes { request_trailers: true, ..streamed };
+    let answer = start(Violation::Deny, shown).await.ask(head()).await.expect("an answer");
+    assert_eq!(status(&answer).0, 0);
+}
+
+/// Whatever policies say, where the operator says which clusters are reached through TLS.
+#[tokio::test]
+async fn clear_text_destinations_are_refused() {
+    let start = |clusters: &[&str]| {
+        let clusters: Vec<String> = clusters.iter().map(|name| (*name).to_owned()).collect();
+        Service::start_with(move |snapshot| {
+            snapshot.substitutions = substitutions(Violation::Deny);
+            snapshot.tls_clusters = Some(clusters.into());
+        })
+    };
+    let head = || request("/", &[("x-key", REFERENCE)]);
+    let target = format!("/?key={REFERENCE}");
+    let refused = start(&["elsewhere"]).await;
+    for head in [head(), request(&target, &[]), request("/inject", &[])] {
+        let answer = refused.ask(head).await.expect("an answer");
+        assert_eq!((status(&answer).0, status(&answer).1), (403, "vaultmux_clear_text_upstream"));
+    }
+    let answer = start(&["elsewhere", CLUSTER]).await.ask(head()).await.expect("an answer");
+    assert_eq!(mutated(&answer), [("x-key".to_owned(), CANARY.to_owned())]);
+}
