@@ -9,10 +9,10 @@ PYTHON ?= python3
 TOOLS  := target/tools
 STAMP  := $(TOOLS)/.stamp
 
-.PHONY: help tools build test clients conformance demo lint fmt
+.PHONY: help tools build test clients conformance bench-peers demo lint fmt
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
 tools: $(STAMP) ## install the programs the tests run (Envoy, a fake AWS, gRPC for Python, Chromium) into target/tools and /usr
 
@@ -50,6 +50,9 @@ conformance: tools clients servers ## run every backend against a server of its 
 
 test: tools ## run every test, through a real Envoy
 	$(CARGO) test --all-features
+
+bench-peers: ## ask other policy engines the same question (the first time builds them)
+	$(CARGO) run --profile fast --manifest-path benches/peers/Cargo.toml --target-dir target/peers
 
 demo: tools ## show the service behind a real Envoy; KEEP=1 leaves it running to try
 	$(CARGO) build --quiet --bin vaultmux-mesh
