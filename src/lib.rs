@@ -34,6 +34,7 @@ mod fixture;
 // below all layers
 pub mod apiserver;
 mod flight;
+mod issuer;
 mod json_schema;
 pub mod metrics;
 pub mod net;
