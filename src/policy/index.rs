@@ -9,6 +9,7 @@
 mod build;
 mod condition;
 mod denied;
+mod first;
 mod http;
 mod leaf;
 mod map;
@@ -19,9 +20,11 @@ mod trie;
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 pub(super) use self::denied::Denied;
 use self::{
-    build::Crowded, condition::Condition, http::HttpIndex, leaf::Effect, secrets::SecretIndex,
+    condition::Requirements, first::First, http::HttpIndex, leaf::Effect, secrets::SecretIndex,
     subjects::SubjectMap,
 };
 use super::{
@@ -41,7 +44,8 @@ pub(super) struct Index {
     rules: Vec<Rule>,
     subjects: SubjectMap<Bucket>,
     /// What entries refer to by number, the first by 1.
-    conditions: Box<[Condition]>,
+    conditions: Box<[Requirements]>,
+    firsts: Box<[First]>,
     backends: Box<[Arc<[BackendName]>]>,
     methods: Box<[Vec<Arc<str>>]>,
     /// Rules that say nothing but fields and destinations. Many rules ask for the same, so
@@ -60,16 +64,18 @@ struct Rule {
 /// What holds for some set of subjects.
 #[derive(Default)]
 struct Bucket {
-    /// For each slot of the targets, the rule.
-    rules: Box<[u32]>,
-    targets: Arc<Targets>,
+    /// For each slot of the targets, the rule. Most subjects have few, which are kept here:
+    /// for a caller who has not asked for long, every step to another place in memory costs
+    /// as much as the comparisons do.
+    rules: SmallVec<[u32; 4]>,
+    targets: Targets,
 }
 
 /// What is said about secrets and mesh traffic, whoever it is said of.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Targets {
-    secrets: Option<Box<SecretIndex>>,
-    http: Option<Box<HttpIndex>>,
+    secrets: Option<Arc<SecretIndex>>,
+    http: Option<Arc<HttpIndex>>,
 }
 
 /// What was found so far.
@@ -97,14 +103,16 @@ impl Index {
         for Bucket { rules, targets } in self.subjects.of(principal) {
             let Some(secrets) = &targets.secrets else { continue };
             secrets.visit(principal, secret.name.as_str(), &mut |entry| {
-                let id = rules[entry.slot as usize];
+                let first = rules[entry.slot as usize];
                 if !entry.verbs.contains(verb)
-                    || !tally.awaits(id, entry.effect)
+                    || !tally.awaits(first, entry.effect)
                     || !self.covers(entry.backends, &secret.backend)
                     || !self.holds(entry.condition, principal)
                 {
                     return;
                 }
+                let Some(slot) = self.first(entry.first, entry.slot, principal) else { return };
+                let id = rules[slot as usize];
                 let held = match entry.residue {
                     0 => Held::Yes,
                     number => self.residues[number as usize - 1].residue(
@@ -130,8 +138,8 @@ impl Index {
         for Bucket { rules, targets } in self.subjects.of(principal) {
             let Some(secrets) = &targets.secrets else { continue };
             for entry in secrets.collections().iter() {
-                let id = rules[entry.slot as usize];
-                let applies = || match self.rules[id as usize].target() {
+                let first = rules[entry.slot as usize];
+                let applies = || match self.rules[first as usize].target() {
                     _ if !entry.guarded => true,
                     Target::Secrets(rule) => {
                         rule.patterns.iter().any(|pattern| pattern.applies_to(principal))
@@ -139,11 +147,12 @@ impl Index {
                     Target::Http(_) => false,
                 };
                 if entry.verbs.contains(verb)
-                    && tally.awaits(id, entry.effect)
+                    && tally.awaits(first, entry.effect)
                     && self.holds(entry.condition, principal)
                     && applies()
+                    && let Some(slot) = self.first(entry.first, entry.slot, principal)
                 {
-                    tally.add(id, entry.effect, Held::Yes);
+                    tally.add(rules[slot as usize], entry.effect, Held::Yes);
                 }
             }
         }
@@ -161,13 +170,13 @@ impl Index {
         for Bucket { rules, targets } in self.subjects.of(principal) {
             let Some(http) = &targets.http else { continue };
             http.visit_request(request, &mut |entry| {
-                let id = rules[entry.slot as usize];
                 // Path, host and workload are what the entry was found by.
-                if tally.awaits(id, entry.effect)
+                if tally.awaits(rules[entry.slot as usize], entry.effect)
                     && self.lists(entry.methods, request.method())
                     && self.holds(entry.condition, principal)
+                    && let Some(slot) = self.first(entry.first, entry.slot, principal)
                 {
-                    tally.add(id, entry.effect, Held::Yes);
+                    tally.add(rules[slot as usize], entry.effect, Held::Yes);
                 }
             });
         }
@@ -185,9 +194,11 @@ impl Index {
         for Bucket { rules, targets } in self.subjects.of(principal) {
             let Some(http) = &targets.http else { continue };
             http.visit_connection(connection, &mut |entry| {
-                let id = rules[entry.slot as usize];
-                if tally.awaits(id, entry.effect) && self.holds(entry.condition, principal) {
-                    tally.add(id, entry.effect, Held::Yes);
+                if tally.awaits(rules[entry.slot as usize], entry.effect)
+                    && self.holds(entry.condition, principal)
+                    && let Some(slot) = self.first(entry.first, entry.slot, principal)
+                {
+                    tally.add(rules[slot as usize], entry.effect, Held::Yes);
                 }
             });
         }
@@ -208,7 +219,15 @@ impl Index {
     }
 
     fn holds(&self, condition: u32, principal: &Principal) -> bool {
-        condition == 0 || self.conditions[condition as usize - 1].holds(principal)
+        condition == 0 || self.conditions[condition as usize - 1].hold(principal)
+    }
+
+    /// The first of an entry's rules that does not except the principal.
+    fn first(&self, number: u32, first: u32, principal: &Principal) -> Option<u32> {
+        match number {
+            0 => Some(first),
+            number => self.firsts[number as usize - 1].slot(first, principal),
+        }
     }
 
     fn covers(&self, backends: u32, backend: &BackendName) -> bool {
@@ -258,15 +277,6 @@ impl Rule {
     fn to_audit_match(&self) -> AuditMatch {
         let Self { policy, name, position } = self;
         AuditMatch { policy: name.clone(), rule: *position, allow: policy.allow }
-    }
-}
-
-// === impl Targets ===
-
-impl Targets {
-    fn settle(&mut self) -> Result<(), Crowded> {
-        self.secrets.as_mut().map_or(Ok(()), |secrets| secrets.settle())?;
-        self.http.as_mut().map_or(Ok(()), |http| http.settle())
     }
 }
 

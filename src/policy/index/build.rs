@@ -9,8 +9,11 @@ use std::{
 
 use super::{
     Bucket, Index, Rule, Targets,
-    condition::Condition,
+    condition::{Condition, Exceptions, Requirements},
+    first::{First, Named},
+    http::HttpIndex,
     leaf::{Effect, MAX_WEIGHT},
+    secrets::SecretIndex,
     subjects::SubjectMap,
 };
 use crate::{
@@ -33,26 +36,33 @@ pub(super) struct Crowded {
 pub(super) struct Placed {
     pub(super) slot: u32,
     pub(super) condition: u32,
+    /// Whom it excepts.
+    pub(super) first: u32,
     pub(super) effect: Effect,
 }
 
 /// What entries refer to by number; 0 is none.
 #[derive(Default)]
 pub(super) struct Tables {
-    conditions: Interner<Condition>,
+    conditions: Interner<Requirements>,
+    firsts: Interner<First>,
     backends: Interner<Arc<[BackendName]>>,
     methods: Interner<Vec<Arc<str>>>,
     residues: Interner<SecretRule>,
 }
 
 /// Numbers for values: equal values get equal numbers, from 1.
-struct Interner<T>(HashMap<T, u32>);
+struct Interner<T> {
+    numbers: HashMap<Arc<T>, u32>,
+    values: Vec<Arc<T>>,
+}
 
 /// A rule as one subject has it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Draft {
     rule: u32,
     condition: u32,
+    first: u32,
 }
 
 /// What one slot of some subjects says. Subjects with equal lists share their targets.
@@ -61,6 +71,7 @@ struct Said {
     /// Equal for equal targets.
     target: u32,
     condition: u32,
+    first: u32,
     effect: Effect,
 }
 
@@ -69,7 +80,7 @@ struct Builder {
     /// For each rule, the number of its target.
     targets: Vec<u32>,
     tables: Tables,
-    shared: HashMap<Box<[Said]>, Arc<Targets>>,
+    shared: HashMap<Box<[Said]>, Targets>,
     crowded: Vec<PolicyProblem>,
 }
 
@@ -98,8 +109,8 @@ impl Index {
             let rules = first..number(builder.rules.len());
             for from in policy.from.iter() {
                 drafts.fill(from, |place, condition| {
-                    let condition = builder.tables.condition(condition);
-                    place.extend(rules.clone().map(|rule| Draft { rule, condition }));
+                    let (condition, first) = builder.tables.condition(condition);
+                    place.extend(rules.clone().map(|rule| Draft { rule, condition, first }));
                 });
             }
         }
@@ -109,11 +120,12 @@ impl Index {
             return Err(crowded);
         }
         rules.shrink_to_fit();
-        let Tables { conditions, backends, methods, residues } = tables;
+        let Tables { conditions, firsts, backends, methods, residues } = tables;
         Ok(Self {
             rules,
             subjects,
             conditions: conditions.into_values(),
+            firsts: firsts.into_values(),
             backends: backends.into_values(),
             methods: methods.into_values(),
             residues: residues.into_values(),
@@ -135,31 +147,39 @@ impl Builder {
         let said = |draft: &Draft| Said {
             target: self.targets[draft.rule as usize],
             condition: draft.condition,
+            first: draft.first,
             effect: Effect::from(&*self.rules[draft.rule as usize].policy),
         };
         let key: Box<[Said]> = drafts.iter().map(said).collect();
         let targets = match self.shared.entry(key) {
             MapEntry::Occupied(same) => same.get().clone(),
             MapEntry::Vacant(new) => {
-                let mut targets = Targets::default();
+                let mut secrets: Option<SecretIndex> = None;
+                let mut http: Option<HttpIndex> = None;
                 for (slot, (draft, said)) in (0..).zip(drafts.iter().zip(new.key())) {
-                    let placed = Placed { slot, condition: said.condition, effect: said.effect };
+                    let Said { condition, first, effect, .. } = *said;
+                    let placed = Placed { slot, condition, first, effect };
                     match self.rules[draft.rule as usize].target() {
                         Target::Secrets(rule) => {
-                            let secrets = targets.secrets.get_or_insert_default();
+                            let secrets = secrets.get_or_insert_default();
                             secrets.insert(placed, rule, &mut self.tables);
                         }
                         Target::Http(rule) => {
-                            let http = targets.http.get_or_insert_default();
+                            let http = http.get_or_insert_default();
                             http.insert(placed, rule, &mut self.tables);
                         }
                     }
                 }
-                if let Err(Crowded { slot }) = targets.settle() {
+                let tables = &mut self.tables;
+                let settled = secrets.as_mut().map_or(Ok(()), |it| it.settle(tables));
+                let settled =
+                    settled.and_then(|()| http.as_mut().map_or(Ok(()), |it| it.settle(tables)));
+                if let Err(Crowded { slot }) = settled {
                     let rule = &self.rules[drafts[slot as usize].rule as usize];
                     self.crowded.push(crowded(rule));
                 }
-                new.insert(Arc::new(targets)).clone()
+                let targets = Targets { secrets: secrets.map(Arc::new), http: http.map(Arc::new) };
+                new.insert(targets).clone()
             }
         };
         Bucket { rules: drafts.iter().map(|draft| draft.rule).collect(), targets }
@@ -184,8 +204,33 @@ fn crowded(rule: &Rule) -> PolicyProblem {
 // === impl Tables ===
 
 impl Tables {
-    fn condition(&mut self, condition: Condition) -> u32 {
-        if condition.is_empty() { 0 } else { self.conditions.number(condition) }
+    /// The numbers of what it requires and of whom it excepts.
+    fn condition(&mut self, condition: Condition) -> (u32, u32) {
+        let Condition { requirements, exceptions } = condition;
+        let required = match requirements.is_empty() {
+            true => 0,
+            false => self.conditions.number(requirements),
+        };
+        let first = match exceptions.is_empty() {
+            true => 0,
+            false => self.firsts.number(First::Of(exceptions)),
+        };
+        (required, first)
+    }
+
+    /// For rules, by slot and number, that differ in nothing but whom they except.
+    pub(super) fn first_of(&mut self, rules: &[(u32, u32)]) -> u32 {
+        let nobody = Exceptions::default();
+        let rules: Vec<_> = rules
+            .iter()
+            .map(|(slot, number)| match self.firsts.value(*number) {
+                Some(First::Of(exceptions)) => (*slot, exceptions),
+                // Gathered once only.
+                Some(First::By(_)) | None => (*slot, &nobody),
+            })
+            .collect();
+        let first = First::By(Named::new(&rules));
+        self.firsts.number(first)
     }
 
     pub(super) fn backends(&mut self, backends: Option<&Arc<[BackendName]>>) -> u32 {
@@ -223,20 +268,30 @@ impl Tables {
 
 impl<T> Default for Interner<T> {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self { numbers: HashMap::new(), values: Vec::new() }
     }
 }
 
 impl<T: Eq + Hash> Interner<T> {
     fn number(&mut self, value: T) -> u32 {
-        let next = number(self.0.len() + 1);
-        *self.0.entry(value).or_insert(next)
+        if let Some(number) = self.numbers.get(&value) {
+            return *number;
+        }
+        let value = Arc::new(value);
+        self.values.push(Arc::clone(&value));
+        let number = number(self.values.len());
+        self.numbers.insert(value, number);
+        number
+    }
+
+    fn value(&self, number: u32) -> Option<&T> {
+        self.values.get(usize::try_from(number).ok()?.checked_sub(1)?).map(|value| &**value)
     }
 
     /// The values in the order of their numbers, the first at 0.
     fn into_values(self) -> Box<[T]> {
-        let mut values: Vec<_> = self.0.into_iter().collect();
-        values.sort_unstable_by_key(|(_, number)| *number);
-        values.into_iter().map(|(value, _)| value).collect()
+        let Self { numbers, values } = self;
+        drop(numbers);
+        values.into_iter().filter_map(Arc::into_inner).collect()
     }
 }

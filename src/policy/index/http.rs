@@ -5,6 +5,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use smol_str::SmolStr;
+
 use super::{
     build::{Crowded, Placed, Tables},
     leaf::{Effect, Entry, Leaf},
@@ -34,6 +36,7 @@ pub(super) struct HttpIndex {
 pub(super) struct HttpEntry {
     pub(super) slot: u32,
     pub(super) condition: u32,
+    pub(super) first: u32,
     pub(super) methods: u32,
     pub(super) effect: Effect,
     weight: u32,
@@ -43,14 +46,14 @@ pub(super) struct HttpEntry {
 #[derive(Default)]
 struct Hosts {
     any: Paths,
-    listed: Map<Arc<str>, Paths>,
+    listed: Map<SmolStr, Paths>,
 }
 
 /// Rules by path.
 #[derive(Default)]
 struct Paths {
     any: Leaf<HttpEntry>,
-    exact: Map<Arc<str>, Leaf<HttpEntry>>,
+    exact: Map<SmolStr, Leaf<HttpEntry>>,
     /// Of the exact paths: longer ones are not looked up, which would read all of them.
     longest: usize,
     prefixes: Trie<HttpEntry>,
@@ -68,12 +71,12 @@ struct Connections {
 
 impl HttpIndex {
     pub(super) fn insert(&mut self, placed: Placed, rule: &HttpRule, tables: &mut Tables) {
-        let Placed { slot, condition, effect } = placed;
+        let Placed { slot, condition, first, effect } = placed;
         let HttpRule { hosts, methods, paths, destinations } = rule;
-        let weight = usize::from(condition != 0) + methods.listed().len();
+        let weight = usize::from(condition != 0 || first != 0) + methods.listed().len();
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let methods_listed = tables.methods(methods);
-        let entry = HttpEntry { slot, condition, methods: methods_listed, effect, weight };
+        let entry = HttpEntry { slot, condition, first, methods: methods_listed, effect, weight };
         for workload in destinations {
             self.workloads.entry(workload.clone()).or_default().insert(entry, hosts, paths);
         }
@@ -90,12 +93,13 @@ impl HttpIndex {
     }
 
     /// Drops what never decides; refuses what would make decisions slow.
-    pub(super) fn settle(&mut self) -> Result<(), Crowded> {
+    pub(super) fn settle(&mut self, tables: &mut Tables) -> Result<(), Crowded> {
         let hosts = [&mut self.any, &mut self.unknown].into_iter();
-        hosts.chain(self.workloads.values_mut()).try_for_each(Hosts::settle)?;
+        let mut hosts = hosts.chain(self.workloads.values_mut());
+        hosts.try_for_each(|hosts| hosts.settle(tables))?;
         let Connections { workloads, any, unknown } = &mut self.connections;
         for leaf in workloads.values_mut().chain([any, unknown]) {
-            leaf.settle(0)?;
+            leaf.settle(0, tables)?;
         }
         Ok(())
     }
@@ -149,9 +153,10 @@ impl Hosts {
         }
     }
 
-    fn settle(&mut self) -> Result<(), Crowded> {
+    fn settle(&mut self, tables: &mut Tables) -> Result<(), Crowded> {
         self.listed.shrink();
-        std::iter::once(&mut self.any).chain(self.listed.values_mut()).try_for_each(Paths::settle)
+        let mut paths = std::iter::once(&mut self.any).chain(self.listed.values_mut());
+        paths.try_for_each(|paths| paths.settle(tables))
     }
 }
 
@@ -171,13 +176,13 @@ impl Paths {
         }
     }
 
-    fn settle(&mut self) -> Result<(), Crowded> {
-        let any = self.any.settle(0)?;
+    fn settle(&mut self, tables: &mut Tables) -> Result<(), Crowded> {
+        let any = self.any.settle(0, tables)?;
         self.exact.shrink();
         for leaf in self.exact.values_mut() {
-            leaf.settle(any)?;
+            leaf.settle(any, tables)?;
         }
-        self.prefixes.settle(any)
+        self.prefixes.settle(any, tables)
     }
 
     fn visit(&self, path: &str, found: &mut impl FnMut(&HttpEntry)) {
@@ -224,6 +229,14 @@ impl Entry for HttpEntry {
 
     fn asks(&self) -> [u32; 3] {
         [self.condition, self.methods, 0]
+    }
+
+    fn first(&self) -> u32 {
+        self.first
+    }
+
+    fn set_first(&mut self, number: u32) {
+        self.first = number;
     }
 
     fn weight(&self) -> usize {

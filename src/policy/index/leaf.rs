@@ -1,13 +1,16 @@
 //! Rules that are found under one key, without those that could never decide.
 //!
-//! Of rules that ask for the same, only the first by name is ever reported. What is left
-//! then is bounded by the number of verbs and backends, except for rules with conditions of
-//! their own and those in audit mode: of these a decision would have to look at every one.
-//! They have a weight, and too much of it under one key is refused.
+//! Of rules that ask for the same, only the first by name is ever reported; and of those that
+//! differ in nothing but whom they except, one entry finds the first for whoever asks. What is
+//! left then is bounded by the number of verbs and backends, except for rules with other
+//! conditions of their own and those in audit mode: of these a decision would have to look at
+//! every one. They have a weight, and too much of it under one key is refused.
 
 use std::collections::HashMap;
 
-use super::build::Crowded;
+use smallvec::SmallVec;
+
+use super::build::{Crowded, Tables};
 use crate::policy::rule::{Policy, Verbs};
 
 /// What the conditions that one decision looks at may weigh together, below one subject: some
@@ -34,16 +37,24 @@ pub(super) trait Entry: Copy {
     /// What else it asks: equal numbers ask the same, 0 asks nothing.
     fn asks(&self) -> [u32; 3];
 
+    /// Whom it excepts, as [`First`] among the tables; 0 is nobody.
+    fn first(&self) -> u32;
+
+    fn set_first(&mut self, number: u32);
+
     /// What a decision has to compare; 0 where the key says it all.
     fn weight(&self) -> usize;
 }
 
-/// The rules under one key.
-pub(super) struct Leaf<E>(Vec<E>);
+/// The rules under one key: mostly one, which is kept beside the key.
+pub(super) struct Leaf<E>(SmallVec<[E; 1]>);
 
 /// The verbs of earlier entries, by effect, rule if every one is reported, and what they ask.
 #[derive(Default)]
-struct Said(HashMap<(Effect, u32, [u32; 3]), Verbs>);
+struct Said(HashMap<(Effect, u32, [u32; 4]), Verbs>);
+
+/// What rules have in common that differ in nothing but whom they except.
+type Common = (Effect, Verbs, [u32; 3]);
 
 // === impl Effect ===
 
@@ -57,7 +68,7 @@ impl From<&Policy> for Effect {
 
 impl<E> Default for Leaf<E> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self(SmallVec::new())
     }
 }
 
@@ -72,11 +83,12 @@ impl<E: Entry> Leaf<E> {
 
     /// Drops what never decides. `before` is the weight that a decision has met when it comes
     /// here; returns the sum.
-    pub(super) fn settle(&mut self, before: usize) -> Result<usize, Crowded> {
+    pub(super) fn settle(&mut self, before: usize, tables: &mut Tables) -> Result<usize, Crowded> {
         self.0.sort_by_key(Entry::slot);
-        let mut said = Said::default();
         if self.0.len() > 1 {
-            self.0.retain(|entry| said.adds(entry));
+            let mut said = Said::default();
+            self.0.retain(|entry| said.adds(&*entry));
+            self.gather(tables);
         }
         self.0.shrink_to_fit();
         let mut weight = before;
@@ -88,6 +100,39 @@ impl<E: Entry> Leaf<E> {
         }
         Ok(weight)
     }
+
+    /// Leaves no more than so many rules in audit mode, the first.
+    pub(super) fn limit_audit(&mut self, most: usize) {
+        self.0.sort_by_key(Entry::slot);
+        let mut left = most;
+        self.0.retain(|entry| {
+            let kept = !entry.effect().audit || left > 0;
+            left -= usize::from(kept && entry.effect().audit);
+            kept
+        });
+    }
+
+    /// Makes one entry of rules that differ in nothing but whom they except. Those in audit
+    /// mode are all reported, and stay.
+    fn gather(&mut self, tables: &mut Tables) {
+        let gathers = |entry: &E| entry.first() != 0 && !entry.effect().audit;
+        let common = |entry: &E| (entry.effect(), entry.verbs(), entry.asks());
+        let mut alike: HashMap<Common, Vec<(u32, u32)>> = HashMap::new();
+        for entry in self.0.iter().filter(|entry| gathers(entry)) {
+            alike.entry(common(entry)).or_default().push((entry.slot(), entry.first()));
+        }
+        // The first of each kind stays, and stands for all of them.
+        self.0.retain(|entry| {
+            if !gathers(entry) {
+                return true;
+            }
+            let Some(rules) = alike.remove(&common(entry)) else { return false };
+            if rules.len() > 1 {
+                entry.set_first(tables.first_of(&rules));
+            }
+            true
+        });
+    }
 }
 
 // === impl Said ===
@@ -96,10 +141,12 @@ impl Said {
     /// Whether the entry says what no earlier one does. It does not if, verb by verb, an
     /// earlier one of the same effect asks no more. In audit mode every rule is reported.
     fn adds<E: Entry>(&mut self, entry: &E) -> bool {
-        let (effect, asks) = (entry.effect(), entry.asks());
+        let effect = entry.effect();
+        let [one, two, three] = entry.asks();
+        let asks = [one, two, three, entry.first()];
         let reported = if effect.audit { entry.slot() + 1 } else { 0 };
         // Each question of the entry is asked or not.
-        let subsets = (0..8).map(|subset| {
+        let subsets = (0..16).map(|subset| {
             let mut fewer = asks;
             for (bit, ask) in fewer.iter_mut().enumerate() {
                 *ask *= subset >> bit & 1;

@@ -61,6 +61,18 @@ impl<K: Eq + Hash, V> Map<K, V> {
         }
     }
 
+    /// The same keys with other values.
+    pub(super) fn map<W>(self, mut map: impl FnMut(V) -> W) -> Map<K, W> {
+        match self {
+            Self::Few(few) => {
+                Map::Few(few.into_iter().map(|(key, value)| (key, map(value))).collect())
+            }
+            Self::Many(many) => {
+                Map::Many(many.into_iter().map(|(key, value)| (key, map(value))).collect())
+            }
+        }
+    }
+
     /// Takes the values out.
     pub(super) fn drain(&mut self) -> Vec<V> {
         match mem::take(self) {

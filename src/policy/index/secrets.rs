@@ -1,6 +1,6 @@
 //! Which rules could match a secret's name.
 
-use std::sync::Arc;
+use smol_str::SmolStr;
 
 use super::{
     build::{Crowded, Placed, Tables},
@@ -18,11 +18,14 @@ use crate::{
     },
 };
 
+/// How many rules in audit mode are told about where a collection is asked for.
+const AUDITED: usize = 64;
+
 /// The secrets of one set of subjects.
 #[derive(Default)]
 pub(super) struct SecretIndex {
     any: Leaf<SecretEntry>,
-    exact: Map<Arc<str>, Leaf<SecretEntry>>,
+    exact: Map<SmolStr, Leaf<SecretEntry>>,
     prefixes: Trie<SecretEntry>,
     templates: Option<Box<Branch>>,
     /// What decides whether there is anything to list, create or get.
@@ -34,6 +37,7 @@ pub(super) struct SecretIndex {
 pub(super) struct SecretEntry {
     pub(super) slot: u32,
     pub(super) condition: u32,
+    pub(super) first: u32,
     pub(super) backends: u32,
     /// Fields and destinations, which are asked of the rule itself.
     pub(super) residue: u32,
@@ -47,6 +51,7 @@ pub(super) struct SecretEntry {
 pub(super) struct CollectionEntry {
     pub(super) slot: u32,
     pub(super) condition: u32,
+    pub(super) first: u32,
     pub(super) verbs: Verbs,
     pub(super) effect: Effect,
     /// Whether only some principals can fill in any of the rule's templates: the rule is
@@ -68,15 +73,16 @@ struct Branch {
 
 impl SecretIndex {
     pub(super) fn insert(&mut self, placed: Placed, rule: &SecretRule, tables: &mut Tables) {
-        let Placed { slot, condition, effect } = placed;
+        let Placed { slot, condition, first, effect } = placed;
         let residue = tables.residue(rule);
         let residue_weight = if residue == 0 { 0 } else { rule.residue_weight() };
         for Pattern { shape, backends } in &rule.patterns {
             let listed = backends.as_ref().map_or(0, |backends| backends.len());
-            let weight = usize::from(condition != 0) + residue_weight + listed;
+            let weight = usize::from(condition != 0 || first != 0) + residue_weight + listed;
             let entry = SecretEntry {
                 slot,
                 condition,
+                first,
                 backends: tables.backends(backends.as_ref()),
                 residue,
                 weight: u32::try_from(weight).unwrap_or(u32::MAX),
@@ -99,7 +105,8 @@ impl SecretIndex {
         let covers = effect.allow || rule.backends.is_none() && rule.patterns.iter().any(every);
         if verbs != Verbs::default() && covers {
             let guarded = rule.patterns.iter().all(Pattern::is_guarded);
-            self.collections.push(CollectionEntry { slot, condition, verbs, effect, guarded });
+            let entry = CollectionEntry { slot, condition, first, verbs, effect, guarded };
+            self.collections.push(entry);
         }
     }
 
@@ -130,17 +137,19 @@ impl SecretIndex {
     }
 
     /// Drops what never decides; refuses what would make decisions slow.
-    pub(super) fn settle(&mut self) -> Result<(), Crowded> {
-        let any = self.any.settle(0)?;
+    pub(super) fn settle(&mut self, tables: &mut Tables) -> Result<(), Crowded> {
+        let any = self.any.settle(0, tables)?;
         self.exact.shrink();
         for leaf in self.exact.values_mut() {
-            leaf.settle(any)?;
+            leaf.settle(any, tables)?;
         }
-        self.prefixes.settle(any)?;
+        self.prefixes.settle(any, tables)?;
         if let Some(templates) = &mut self.templates {
-            templates.settle(any)?;
+            templates.settle(any, tables)?;
         }
-        self.collections.settle(0).map(drop)
+        // All rules of some subjects meet here, whatever they are about.
+        self.collections.limit_audit(AUDITED);
+        self.collections.settle(0, tables).map(drop)
     }
 
     /// Calls `found` with every rule whose names or prefixes match.
@@ -169,11 +178,12 @@ impl SecretIndex {
 // === impl Branch ===
 
 impl Branch {
-    fn settle(&mut self, before: usize) -> Result<(), Crowded> {
-        let prefix = self.prefix.settle(before)?;
-        self.exact.settle(prefix)?;
+    fn settle(&mut self, before: usize, tables: &mut Tables) -> Result<(), Crowded> {
+        let prefix = self.prefix.settle(before, tables)?;
+        self.exact.settle(prefix, tables)?;
         let values = self.values.iter_mut().flatten().map(|branch| &mut **branch);
-        self.literals.values_mut().chain(values).try_for_each(|branch| branch.settle(prefix))
+        let mut below = self.literals.values_mut().chain(values);
+        below.try_for_each(|branch| branch.settle(prefix, tables))
     }
 
     fn visit(&self, principal: &Principal, rest: &str, found: &mut impl FnMut(&SecretEntry)) {
@@ -215,6 +225,14 @@ impl Entry for SecretEntry {
         [self.condition, self.backends, self.residue]
     }
 
+    fn first(&self) -> u32 {
+        self.first
+    }
+
+    fn set_first(&mut self, number: u32) {
+        self.first = number;
+    }
+
     fn weight(&self) -> usize {
         self.weight as usize
     }
@@ -241,7 +259,15 @@ impl Entry for CollectionEntry {
         [self.condition, guard, 0]
     }
 
+    fn first(&self) -> u32 {
+        self.first
+    }
+
+    fn set_first(&mut self, number: u32) {
+        self.first = number;
+    }
+
     fn weight(&self) -> usize {
-        usize::from(self.condition != 0) + usize::from(self.guarded)
+        usize::from(self.condition != 0 || self.first != 0) + usize::from(self.guarded)
     }
 }

@@ -1,31 +1,32 @@
 //! Values by subject: whoever asks is looked up by account, namespace and prefix.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
-use super::{condition::Condition, prefix_map::PrefixMap};
-use crate::{
-    identity::{Principal, ServiceAccount},
-    policy::rule::Subject,
-};
+use smol_str::SmolStr;
+
+use super::{condition::Condition, map::Map, prefix_map::PrefixMap};
+use crate::{identity::Principal, policy::rule::Subject};
 
 /// Values for sets of principals.
 pub(super) struct SubjectMap<V> {
     everyone: V,
-    accounts: HashMap<ServiceAccount, V>,
-    namespaces: HashMap<Arc<str>, V>,
+    namespaces: HashMap<SmolStr, Namespace<V>>,
     prefixes: PrefixMap<V>,
+}
+
+/// Values for those in one namespace, which one lookup finds.
+struct Namespace<V> {
+    /// For all of them.
+    all: Option<V>,
+    /// By service account.
+    accounts: Map<SmolStr, V>,
 }
 
 // === impl SubjectMap ===
 
 impl<V: Default> Default for SubjectMap<V> {
     fn default() -> Self {
-        Self {
-            everyone: V::default(),
-            accounts: HashMap::new(),
-            namespaces: HashMap::new(),
-            prefixes: PrefixMap::default(),
-        }
+        Self { everyone: V::default(), namespaces: HashMap::new(), prefixes: PrefixMap::default() }
     }
 }
 
@@ -35,13 +36,14 @@ impl<V: Default> SubjectMap<V> {
     pub(super) fn fill(&mut self, from: &Subject, mut fill: impl FnMut(&mut V, Condition)) {
         if !from.accounts.is_empty() {
             for account in from.accounts.iter().filter(|account| from.names(account)) {
-                let place = self.accounts.entry(account.clone()).or_default();
-                fill(place, Condition::of_account(from));
+                let namespace = self.namespaces.entry(account.namespace().into()).or_default();
+                fill(namespace.accounts.entry(account.name()), Condition::of_account(from));
             }
         } else if !from.namespaces.is_empty() {
             for namespace in from.namespaces.iter().filter(|namespace| from.reaches(namespace)) {
-                let place = self.namespaces.entry(namespace.clone()).or_default();
-                fill(place, Condition::of_namespace(from, namespace));
+                let place = self.namespaces.entry((&**namespace).into()).or_default();
+                let condition = Condition::of_namespace(from, namespace);
+                fill(place.all.get_or_insert_default(), condition);
             }
         } else if !from.prefixes.is_empty() {
             for prefix in &from.prefixes {
@@ -58,21 +60,36 @@ impl<V: Default> SubjectMap<V> {
 impl<V> SubjectMap<V> {
     /// All that holds for this principal, the narrowest first.
     pub(super) fn of<'m>(&'m self, principal: &'m Principal) -> impl Iterator<Item = &'m V> {
-        let account = self.accounts.get(principal.service_account()).into_iter();
+        let account = principal.service_account().name();
+        let namespace = self.namespaces.get(principal.namespace());
+        let account = namespace.and_then(|namespace| namespace.accounts.get(account));
         account
-            .chain(self.namespaces.get(principal.namespace()))
+            .into_iter()
+            .chain(namespace.and_then(|namespace| namespace.all.as_ref()))
             .chain(self.prefixes.matches(principal.namespace()).map(|(_, value)| value))
             .chain(std::iter::once(&self.everyone))
     }
 
     /// The same map of other values.
     pub(super) fn map<W>(self, mut map: impl FnMut(V) -> W) -> SubjectMap<W> {
-        let Self { everyone, accounts, namespaces, prefixes } = self;
+        let Self { everyone, namespaces, prefixes } = self;
         SubjectMap {
             everyone: map(everyone),
-            accounts: accounts.into_iter().map(|(key, value)| (key, map(value))).collect(),
-            namespaces: namespaces.into_iter().map(|(key, value)| (key, map(value))).collect(),
+            namespaces: namespaces
+                .into_iter()
+                .map(|(name, Namespace { all, accounts })| {
+                    (name, Namespace { all: all.map(&mut map), accounts: accounts.map(&mut map) })
+                })
+                .collect(),
             prefixes: prefixes.map(map),
         }
+    }
+}
+
+// === impl Namespace ===
+
+impl<V> Default for Namespace<V> {
+    fn default() -> Self {
+        Self { all: None, accounts: Map::default() }
     }
 }

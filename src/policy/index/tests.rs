@@ -4,7 +4,7 @@ use std::{fmt::Write, path::PathBuf, sync::Arc, thread};
 
 use super::{Index, leaf::MAX_WEIGHT};
 use crate::{
-    identity::Principal,
+    identity::{Principal, ServiceAccount},
     policy::{
         HttpRequest, LoadFailure, Policies, PolicySet, Reason, Verb,
         request::canonical_path,
@@ -153,8 +153,8 @@ fn namespaces_of_which_the_same_is_said_share_it() {
     });
     let targets = |policies: &Policies, n: usize| {
         let who = principal("td", &format!("n{n}/x"), true);
-        let targets = policies.index.subjects.of(&who).next().map(|bucket| bucket.targets.clone());
-        targets.expect("a bucket")
+        let bucket = policies.index.subjects.of(&who).next().expect("a bucket");
+        bucket.targets.secrets.clone().expect("about secrets")
     };
     let policies = loaded(own);
     // What is excepted differs, so these do not share.
@@ -222,6 +222,65 @@ fn rules_that_would_make_decisions_slow_are_refused_where_they_stand() {
         // A Deny that is left out denies its subjects.
         assert_eq!(failure.denied.len(), denied, "{shown}");
     }
+}
+
+#[test]
+fn everyone_but_one_may_be_said_of_thousands() {
+    // Only its own namespace, and that of the administrators, may go to each workload.
+    let only = |n: usize| {
+        format!(
+            "Deny | namespaces: ['*'], except: {{namespaces: [n{n}], namespacePrefixes: [adm-], \
+             serviceAccounts: [n9/reader]}} | http: {{destinations: [n{n}/svc]}}"
+        )
+    };
+    let shapes: [&dyn Fn(usize) -> String; 3] = [
+        &|n| only(n).replace(&format!("destinations: [n{n}/svc]"), &format!("hosts: [h{n}]")),
+        &|n| {
+            let target = "secrets: {names: [k], verbs: [get, list]}";
+            format!("Allow | namespaces: ['*'], except: {{namespaces: [n{n}, m]}} | {target}")
+        },
+        &|n| {
+            let target = format!("secrets: {{prefixes: [a{n}/], verbs: [get, list]}}");
+            format!("Allow Audit | namespaces: ['*'] | {target}")
+        },
+    ];
+    for shape in shapes {
+        assert!(load((0..MAX_WEIGHT + 50).map(shape)).is_ok(), "{}", shape(0));
+    }
+
+    let allow = "Allow | namespaces: ['*'] | http: {paths: ['*']}".to_owned();
+    let policies = loaded((0..MAX_WEIGHT + 50).map(only).chain([allow]));
+    let set = PolicySet::compile(&policies, 1);
+    let by = |account: &str, destination: Option<&str>| {
+        let who = principal("td", account, true);
+        let destination = destination.map(|it| ServiceAccount::parse(it).expect("valid"));
+        let request = HttpRequest::new("GET", "h", "/", destination).expect("canonical");
+        let decided = set.authorize_http(&who, &request);
+        decided.err().map(|denial| denial.decision.policy.expect("a rule").to_string())
+    };
+    let denied_by = |n: usize| Some(format!("p{n:05}"));
+    assert_eq!(by("n7/x", Some("n7/svc")), None);
+    assert_eq!(by("n7/x", Some("n8/svc")), denied_by(8));
+    assert_eq!(by("adm-1/x", Some("n8/svc")), None);
+    assert_eq!(by("n9/reader", Some("n8/svc")), None);
+    assert_eq!(by("n9/writer", Some("n8/svc")), denied_by(8));
+    // A workload that is not shown could be any of them.
+    assert_eq!(by("n7/x", None), denied_by(0));
+    assert_eq!(by("n0/x", None), denied_by(1));
+    assert_eq!(by("elsewhere/x", None), denied_by(0));
+    assert_eq!(by("adm-1/x", None), None);
+    assert_eq!(by("n9/reader", None), None);
+    // Whoever asks, one entry says which of them.
+    let mut met = 0;
+    for account in ["n7/x", "adm-1/x", "elsewhere/x"] {
+        let who = principal("td", account, true);
+        let request = HttpRequest::new("GET", "h", "/", None).expect("canonical");
+        for bucket in policies.index.subjects.of(&who) {
+            let http = bucket.targets.http.as_ref().expect("about traffic");
+            http.visit_request(&request, &mut |_| met += 1);
+        }
+    }
+    assert_eq!(met, 3 * 2, "one of the Denies, and the Allow");
 }
 
 #[test]

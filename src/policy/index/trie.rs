@@ -1,8 +1,10 @@
 //! Prefixes by their segments: a lookup walks the text once, however many prefixes there are
 //! and however deep they nest.
 
+use smol_str::SmolStr;
+
 use super::{
-    build::Crowded,
+    build::{Crowded, Tables},
     leaf::{Entry, Leaf},
     map::Map,
 };
@@ -11,7 +13,7 @@ use super::{
 /// segment.
 pub(super) struct Trie<E> {
     here: Leaf<E>,
-    below: Map<Box<str>, Trie<E>>,
+    below: Map<SmolStr, Trie<E>>,
 }
 
 // === impl Trie ===
@@ -54,10 +56,10 @@ impl<E: Entry> Trie<E> {
     }
 
     /// As [`Leaf::settle`], for each prefix after those that it continues.
-    pub(super) fn settle(&mut self, before: usize) -> Result<(), Crowded> {
+    pub(super) fn settle(&mut self, before: usize, tables: &mut Tables) -> Result<(), Crowded> {
         let mut pending = vec![(self, before)];
         while let Some((trie, before)) = pending.pop() {
-            let weight = trie.here.settle(before)?;
+            let weight = trie.here.settle(before, tables)?;
             trie.below.shrink();
             pending.extend(trie.below.values_mut().map(|below| (below, weight)));
         }
