@@ -13,6 +13,8 @@ mod mint;
 mod requests;
 #[path = "check/servers.rs"]
 mod servers;
+#[path = "common/threads.rs"]
+mod threads;
 
 use std::{
     fmt::Display,
@@ -22,10 +24,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use load::{Clients, Questions, median, percentile};
+use load::{Clients, Questions};
 use mint::Mint;
 use requests::{Garbage, Proof, check, checks, tokens};
-use servers::{Cluster, Service, Threads, floor};
+use servers::{Cluster, Service, floor};
+use threads::{Threads, median, percentile};
 
 const CLIENTS: Clients = Clients { connections: 2, at_once: 8 };
 const GOOD: Clients = Clients { connections: 2, at_once: 2 };

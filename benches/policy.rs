@@ -24,7 +24,7 @@ use sets::{KINDS, Kind, Question};
 use vaultmux_mesh::policy::PolicySet;
 
 const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
-/// Questions are as many objects at every size, so that reading them costs the same.
+/// How many are asked in one round.
 const QUESTIONS: usize = 16_384;
 /// How many decisions are made between two looks at the clock.
 const CHUNK: usize = 128;
@@ -37,8 +37,9 @@ struct Extent {
 
 /// One sort of question to one set.
 struct Series {
-    /// Asked by workloads all over the set, in random order.
-    spread: Vec<Question>,
+    kind: &'static Kind,
+    /// Who asks: workloads all over the set, in random order.
+    namespaces: Vec<String>,
     /// Nanoseconds per decision, round by round.
     hot: Vec<f64>,
     cold: Vec<f64>,
@@ -86,23 +87,30 @@ fn decisions(extent: &Extent) {
 // === impl Series ===
 
 impl Series {
-    fn new(kind: &Kind, size: usize, set: &PolicySet) -> Self {
+    fn new(kind: &'static Kind, size: usize, set: &PolicySet) -> Self {
         let mut random = fastrand::Rng::with_seed(7);
-        let namespaces = sets::namespaces(size);
-        let spread: Vec<_> =
-            (0..QUESTIONS).map(|_| kind.of(&sets::namespace(random.usize(..namespaces)))).collect();
-        for question in &spread {
+        let number = sets::namespaces(size);
+        let namespaces: Vec<_> =
+            (0..QUESTIONS).map(|_| sets::namespace(random.usize(..number))).collect();
+        let questions: Vec<_> = namespaces.iter().map(|namespace| kind.of(namespace)).collect();
+        for question in &questions {
             assert_eq!(question.ask(set), kind.answer, "{}", kind.name);
         }
-        let counted = measure(|| spread.iter().for_each(|question| _ = question.ask(set)));
+        let counted = measure(|| questions.iter().for_each(|question| _ = question.ask(set)));
         let allocations = counted.count_total as f64 / QUESTIONS as f64;
-        Self { spread, hot: Vec::new(), cold: Vec::new(), allocations }
+        Self { kind, namespaces, hot: Vec::new(), cold: Vec::new(), allocations }
     }
 
     fn round(&mut self, set: &PolicySet) {
-        self.cold.push(nanoseconds(set, self.spread.iter(), CHUNK));
-        let one = self.spread.iter().take(1).cycle();
-        self.hot.push(nanoseconds(set, one.take(QUESTIONS), CHUNK));
+        // A question comes off the wire just before it is decided: so do these.
+        let cold = self.namespaces.chunks(CHUNK).map(|asking| {
+            let questions: Vec<_> =
+                asking.iter().map(|namespace| self.kind.of(namespace)).collect();
+            each(set, &questions.iter().collect::<Vec<_>>())
+        });
+        self.cold.push(median(&cold.collect::<Vec<_>>()));
+        let one = self.kind.of(&self.namespaces[0]);
+        self.hot.push(nanoseconds(set, std::iter::repeat_n(&one, QUESTIONS), CHUNK));
     }
 }
 
@@ -113,14 +121,16 @@ fn nanoseconds<'q>(
     at_once: usize,
 ) -> f64 {
     let questions: Vec<_> = questions.collect();
-    let chunk = |questions: &[&Question]| {
-        let started = Instant::now();
-        for question in questions {
-            black_box(black_box(question).ask(set));
-        }
-        started.elapsed().as_secs_f64() * 1e9 / questions.len() as f64
-    };
-    median(&questions.chunks(at_once).map(chunk).collect::<Vec<_>>())
+    median(&questions.chunks(at_once).map(|few| each(set, few)).collect::<Vec<_>>())
+}
+
+/// For one decision, of all of these.
+fn each(set: &PolicySet, questions: &[&Question]) -> f64 {
+    let started = Instant::now();
+    for question in questions {
+        black_box(black_box(question).ask(set));
+    }
+    started.elapsed().as_secs_f64() * 1e9 / questions.len() as f64
 }
 
 /// What this thread has spent on a core so far, within a few milliseconds.

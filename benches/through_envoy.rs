@@ -1,12 +1,16 @@
-//! Requests per second through a real Envoy: without filters, with `ext_authz`, and
-//! with `ext_proc` behind it. All three in one run, in turn, so that the ratios hold
-//! on a noisy machine; client, Envoy, service and upstream share its cores.
+//! Requests per second through a real Envoy: without filters, with an external processor
+//! that does nothing, with ours, with `ext_authz`, and with both. All in one run, in turn,
+//! so that the ratios hold on a noisy machine; client, Envoy, service and upstream share its
+//! cores.
 //!
 //!     make tools && cargo bench --profile fast --bench through_envoy
 
 #[path = "../tests/it/harness.rs"]
 #[expect(dead_code, unused_imports, reason = "a bench needs less of it than the tests")]
 mod harness;
+#[path = "ext_proc/servers.rs"]
+#[expect(dead_code, reason = "our service is a process of its own here")]
+mod servers;
 
 use std::{
     io::Write as _,
@@ -44,10 +48,17 @@ async fn main() {
     let rest = mesh.service.rest();
     let without = |name: &str| (filter(name), String::new());
     let plain = Edge::start(grpc, rest, &[without("ext_authz"), without("ext_proc")]).await;
+    let bare = Edge::start(servers::floor().await, rest, &[without("ext_authz")]).await;
+    let processed = Edge::start(grpc, rest, &[without("ext_authz")]).await;
     let checked = Edge::start(grpc, rest, &[without("ext_proc")]).await;
 
-    let variants: [(&str, &Edge); 3] =
-        [("no filters", &plain), ("ext_authz", &checked), ("ext_authz + ext_proc", &mesh)];
+    let variants: [(&str, &Edge); 5] = [
+        ("no filters", &plain),
+        ("ext_proc, bare server", &bare),
+        ("ext_proc", &processed),
+        ("ext_authz", &checked),
+        ("ext_authz + ext_proc", &mesh),
+    ];
     let mut rounds: Vec<Vec<Round>> = variants.iter().map(|_| Vec::new()).collect();
     for _ in 0..ROUNDS {
         for ((_, edge), rounds) in variants.iter().zip(&mut rounds) {

@@ -137,15 +137,3 @@ impl Load {
         latencies
     }
 }
-
-/// The latency that this share of the requests stays below, in milliseconds.
-pub(crate) fn percentile(sorted: &[Duration], share: f64) -> f64 {
-    let at = (sorted.len() as f64 * share) as usize;
-    sorted.get(at).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
-}
-
-pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
-}

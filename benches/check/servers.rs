@@ -1,5 +1,4 @@
-//! Who is asked: our service, and a server that says yes without looking. Each has
-//! threads of its own, whose CPU time is counted.
+//! Who is asked: our service, and a server that says yes without looking.
 
 use std::{
     net::SocketAddr,
@@ -7,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use axum::{
@@ -21,7 +19,7 @@ use envoy_types::pb::envoy::service::auth::v3::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, runtime::Runtime};
+use tokio::net::TcpListener;
 use tonic::{
     Request, Response, Status,
     transport::{Server, server::TcpIncoming},
@@ -33,12 +31,6 @@ use vaultmux_mesh::{
 };
 
 use crate::mint;
-
-/// Threads of a server, as many as there are cores.
-pub(crate) struct Threads {
-    name: &'static str,
-    pub(crate) runtime: Runtime,
-}
 
 /// Our service.
 pub(crate) struct Service {
@@ -101,37 +93,6 @@ const FORGETFUL: &str = r#"
     jwks: {issuer: "https://kubernetes.default.svc.cluster.local", source: "file:keys.json"}
     cache: {max_entries: 1}
 "#;
-
-// === impl Threads ===
-
-impl Threads {
-    pub(crate) fn new(name: &'static str) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().thread_name(name).enable_all().build();
-        Self { name, runtime: runtime.expect("threads") }
-    }
-
-    /// Does this on these threads, and all that it starts.
-    pub(crate) async fn run<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = T> + Send + 'static,
-    ) -> T {
-        self.runtime.spawn(task).await.expect("no panic")
-    }
-
-    /// The time that they have spent on a core.
-    pub(crate) fn cpu(&self) -> Duration {
-        let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
-        let nanoseconds = tasks.filter_map(|task| {
-            // A thread may end meanwhile.
-            let path = task.ok()?.path();
-            let name = std::fs::read_to_string(path.join("comm")).ok()?;
-            let spent = std::fs::read_to_string(path.join("schedstat")).ok()?;
-            (name.trim_end() == self.name).then(|| spent.split(' ').next()?.parse::<u64>().ok())?
-        });
-        Duration::from_nanos(nanoseconds.sum())
-    }
-}
 
 // === impl Service ===
 
