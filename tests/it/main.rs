@@ -5,6 +5,7 @@ mod audit;
 mod audit_mode;
 mod aws_identity;
 mod aws_proxy;
+mod chart;
 mod check_findings;
 mod cli;
 mod demo;

@@ -14,7 +14,7 @@ GO_BUILD = go=$$(GO='$(GO)' tests/servers/find-go $(SERVERS)/go $(SERVER_ENV)); 
   CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=local GOWORK=off \
   "$$go" build -C $(1) -trimpath -buildvcs=false -ldflags '-s -w $(3)' -o $(CURDIR)/$@.new $(2) && mv $@.new $@
 
-servers: $(addprefix $(SERVERS)/bin/,bao azure-key-vault gcp-secret-manager etcd kube-apiserver helm kubernetes-validate) ## build or fetch the servers and tools of conformance tests into target/servers
+servers: $(addprefix $(SERVERS)/bin/,bao azure-key-vault gcp-secret-manager etcd kube-apiserver helm kubernetes-validate resources) ## build or fetch the servers and tools of conformance tests into target/servers
 	@ls -sh1 $(SERVERS)/bin
 	@echo "servers: ready"
 
@@ -70,3 +70,7 @@ $(SERVERS)/bin/kubernetes-validate: tests/servers/requirements-charts.txt | $(SE
 	@$(SERVER_ENV)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
 	  --requirement $<
 	@ln -sfn ../python/bin/kubernetes-validate $@.new && mv -T $@.new $@
+
+$(SERVERS)/bin/resources: $(wildcard tests/servers/resources/*) | $(SERVERS)/.go
+	@echo "servers: building resources (2 minutes)"
+	@$(call GO_BUILD,tests/servers/resources,.)
