@@ -26,7 +26,12 @@ use crate::{
 };
 
 /// Pages that show values.
-const PAGES: [&str; 1] = ["charts/vaultmux-mesh/README.md"];
+const PAGES: [&str; 4] = [
+    "charts/vaultmux-mesh/README.md",
+    "docs/deploy-eks.md",
+    "docs/deploy-gke.md",
+    "docs/deploy-aks.md",
+];
 /// The releases of Kubernetes that manifests are checked for.
 const KUBERNETES: [&str; 4] = ["1.30", "1.33", "1.34", "1.36"];
 /// Groups of custom resources: the schemas of Kubernetes do not know them.
