@@ -58,6 +58,7 @@ mod stores_docs;
 mod stub;
 mod tidy;
 mod tokens;
+mod unit;
 mod watch;
 mod waypoint;
 mod webhooks;

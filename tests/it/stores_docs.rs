@@ -19,6 +19,7 @@ fn pages() -> Vec<PathBuf> {
     let others = [
         "docs/deploy-aks.md",
         "docs/deploy-eks.md",
+        "docs/deploy-envoy-vm.md",
         "docs/deploy-gke.md",
         "docs/plugins.md",
         "docs/identity.md",
