@@ -33,6 +33,7 @@ mod ext_proc_docs;
 mod gcp_identity;
 mod grants;
 mod harness;
+mod image;
 mod limits;
 mod listeners;
 mod openapi;
