@@ -22,7 +22,7 @@ use tonic::{Code, transport::Endpoint};
 use self::helm::{Helm, Release, documents, object};
 use crate::{
     harness::{Certificates, Service, repository},
-    servers::program,
+    servers::{program, until},
 };
 
 /// Pages that show values.
@@ -117,6 +117,74 @@ fn every_situation_renders_for_every_kubernetes() {
 }
 
 #[test]
+fn helm_3_renders_the_same() {
+    let helm = Helm::new();
+    for release in situations() {
+        let of_4 = documents(&helm.template(&release, "1.36").expect_good());
+        let of_3 = documents(&helm.template_by("helm3", &release, "1.36").expect_good());
+        assert_eq!(of_3.len(), of_4.len(), "{}", release.name);
+        for mut object in of_4 {
+            let same = |other: &&Value| {
+                let names = ["kind", "metadata"].map(|key| other[key] == object[key]);
+                names == [true; 2]
+            };
+            let mut other = of_3.iter().find(same).expect("the same object").clone();
+            // Random keys.
+            if object["kind"] == "Secret" {
+                object["data"] = Value::Null;
+                other["data"] = Value::Null;
+            }
+            assert_eq!(other, object, "{}", release.name);
+        }
+    }
+}
+
+#[test]
+fn only_what_needs_it_restarts_pods_or_gets_tokens() {
+    let helm = Helm::new();
+    let pod = |name: &str, set: &[&str]| {
+        let mut release = Release::ci(name);
+        release.arguments.extend(set.iter().flat_map(|it| ["--set".to_owned(), (*it).to_owned()]));
+        let manifests = documents(&helm.template(&release, "1.36").expect_good());
+        object(&manifests, "Deployment", "vaultmux-mesh")["spec"]["template"].clone()
+    };
+    let first = pod("tokens", &[]);
+    for (set, restarts) in [
+        ("config.cache.ttl=30s", true),
+        ("listeners.admin.port=9999", true),
+        (r"policies.tokens\.yaml[0].metadata.name=other", false),
+        ("replicaCount=5", false),
+    ] {
+        assert_eq!(pod("tokens", &[set]) != first, restarts, "{set}");
+    }
+    let without = ["restartOnConfigChange=false"];
+    let both = ["restartOnConfigChange=false", "config.cache.ttl=30s"];
+    assert_eq!(pod("tokens", &without), pod("tokens", &both));
+
+    let tokens = |name: &str, set: &[&str]| -> Vec<Value> {
+        let pod = pod(name, set);
+        let volumes = pod["spec"]["volumes"].as_array().expect("volumes");
+        let sources =
+            volumes.iter().filter_map(|it| it["projected"]["sources"].as_array()).flatten();
+        let tokens = sources.map(|source| source["serviceAccountToken"].clone());
+        tokens.filter(|token| !token.is_null()).collect()
+    };
+    let own = json!({"path": "token", "expirationSeconds": 3607});
+    let vault = json!({"path": "token", "audience": "vault", "expirationSeconds": 3600});
+    for (name, set, expected) in [
+        ("aws", vec![], vec![]),
+        ("aws", vec!["kubernetesApi.token=always"], vec![&own]),
+        ("tokens", vec![], vec![&own]),
+        ("tokens", vec!["kubernetesApi.token=never"], vec![]),
+        ("kubernetes", vec![], vec![&own]),
+        ("envoy-gateway", vec![], vec![&vault]),
+    ] {
+        let found = tokens(name, &set);
+        assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{name} {set:?}");
+    }
+}
+
+#[test]
 fn custom_resources_have_no_fields_but_their_owners() {
     let helm = Helm::new();
     let mut seen = std::collections::BTreeSet::new();
@@ -128,7 +196,7 @@ fn custom_resources_have_no_fields_but_their_owners() {
         assert_eq!(said.lines().count(), custom.len(), "{said}");
         seen.extend(custom.iter().map(|object| object["kind"].to_string()));
     }
-    assert_eq!(seen.len(), 9, "{seen:?}");
+    assert_eq!(seen.len(), 10, "{seen:?}");
     for (kind, version, spec) in [
         ("AuthorizationPolicy", "security.istio.io/v1", json!({"action": "CUSTOM", "providr": {}})),
         ("SecurityPolicy", "gateway.envoyproxy.io/v1alpha1", json!({"extAuth": {"failOpn": true}})),
@@ -205,6 +273,11 @@ fn wrong_values_are_refused_with_their_place() {
         ("tls: {certManager: {enabled: true}}", "tls.certManager.issuerRef is needed"),
         ("envoyGateway: {enabled: true}", "envoyGateway.namespace is needed"),
         ("serviceAccount: {create: false}", "serviceAccount.name is needed"),
+        (
+            "{listeners: {grpc: {tls: true}}, tls: {secretName: a}, envoyGateway: {enabled: true, \
+             namespace: a, targetRefs: [{kind: Gateway, name: a}]}}",
+            "envoyGateway.caCertificateRefs is needed",
+        ),
     ] {
         let bad = helm.write("bad.yaml", values);
         let both = ["--values", good.file(), "--values", &bad.display().to_string()];
@@ -267,9 +340,12 @@ fn files(manifests: &[Value]) -> (Vec<(String, String)>, Value) {
     let certificates = tempfile::tempdir().expect("a directory");
     Certificates::create(certificates.path());
     let pem = |name| std::fs::read_to_string(certificates.path().join(name)).expect("made");
-    for (path, name) in
-        [("tls/tls.crt", "tls.crt"), ("tls/tls.key", "tls.key"), ("client-ca/ca.crt", "ca.crt")]
-    {
+    for (path, name) in [
+        ("tls/tls.crt", "tls.crt"),
+        ("tls/tls.key", "tls.key"),
+        ("client-ca/ca.crt", "ca.crt"),
+        ("client-ca/root-cert.pem", "ca.crt"),
+    ] {
         files.push((path.to_owned(), pem(name)));
     }
     for listener in ["grpc", "rest", "admin"] {
@@ -339,9 +415,13 @@ async fn the_service_accepts_and_runs_every_configuration() {
         let manifests = documents(&helm.template(&release, "1.36").expect_good());
         check(&release, &manifests);
         let service = serve(&manifests, &kubeconfig).await;
+        // It is ready some moments after it listens.
         for path in ["/livez", "/readyz"] {
-            let answer = service.admin_client().get("admin", path).await;
-            assert_eq!(answer.status, 200, "{}: {path}", release.name);
+            until(&format!("{}: {path}", release.name), async || {
+                let answer = service.admin_client().get("admin", path).await;
+                (answer.status == 200).then_some(())
+            })
+            .await;
         }
     }
 }

@@ -14,7 +14,7 @@ GO_BUILD = go=$$(GO='$(GO)' tests/servers/find-go $(SERVERS)/go $(SERVER_ENV)); 
   CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=local GOWORK=off \
   "$$go" build -C $(1) -trimpath -buildvcs=false -ldflags '-s -w $(3)' -o $(CURDIR)/$@.new $(2) && mv $@.new $@
 
-servers: $(addprefix $(SERVERS)/bin/,bao azure-key-vault gcp-secret-manager etcd kube-apiserver helm kubernetes-validate resources) ## build or fetch the servers and tools of conformance tests into target/servers
+servers: $(addprefix $(SERVERS)/bin/,bao azure-key-vault gcp-secret-manager etcd kube-apiserver helm helm3 kubernetes-validate resources) ## build or fetch the servers and tools of conformance tests into target/servers
 	@ls -sh1 $(SERVERS)/bin
 	@echo "servers: ready"
 
@@ -63,6 +63,10 @@ HELM_VERSION = $(shell sed -n 's,^\thelm.sh/helm/v4 \(v[0-9.]*\).*,\1,p' tests/s
 $(SERVERS)/bin/helm: $(wildcard tests/servers/helm/*) | $(SERVERS)/.go
 	@echo "servers: building helm $(HELM_VERSION) (3 minutes)"
 	@$(call GO_BUILD,tests/servers/helm,helm.sh/helm/v4/cmd/helm,-X helm.sh/helm/v4/internal/version.version=$(HELM_VERSION))
+
+$(SERVERS)/bin/helm3: $(wildcard tests/servers/helm3/*) | $(SERVERS)/.go
+	@echo "servers: building helm 3 (3 minutes)"
+	@$(call GO_BUILD,tests/servers/helm3,helm.sh/helm/v3/cmd/helm)
 
 # What it carries is data: the schemas of every release of Kubernetes.
 $(SERVERS)/bin/kubernetes-validate: tests/servers/requirements-charts.txt | $(SERVER_ENV)/.stamp

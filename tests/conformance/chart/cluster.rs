@@ -68,7 +68,9 @@ async fn the_chart_installs_where_pods_are_restricted() {
                  tls: {certManager: {enabled: false}, secretName: certificate}\n\
                  istio: {enabled: false}\nenvoyGateway: {enabled: false}\n";
     let plain = helm.write("plain.yaml", plain).display().to_string();
-    for name in ["tokens", "kubernetes", "aws", "no-policies", "istio", "envoy-gateway"] {
+    for name in
+        ["tokens", "kubernetes", "aws", "no-policies", "istio", "istio-tls", "envoy-gateway"]
+    {
         let release = Release::ci(name);
         let values = ["--namespace", NAMESPACE, "--values", release.file(), "--values", &plain];
         let install = ["install", "vaultmux-mesh", CHART];
@@ -76,6 +78,16 @@ async fn the_chart_installs_where_pods_are_restricted() {
         let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/vaultmux-mesh");
         let deployment = api.admin(Method::GET, &path, Value::Null).await;
         pods_pass(&api, name, &deployment["spec"]["template"]).await;
+        // The pod of `helm test` as well.
+        let manifests = documents(&helm.template(&release, "1.36").expect_good());
+        let mut test = object(&manifests, "Pod", "vaultmux-mesh-test").clone();
+        test["metadata"]["name"] = format!("{name}-test").into();
+        let (status, answer) = create_pod(&api, NAMESPACE, &test).await;
+        assert_eq!(status, 201, "{name}: {answer}");
+        assert_eq!(
+            test["spec"]["containers"][0]["args"],
+            json!(["probe", "http://vaultmux-mesh.vaultmux-system.svc:9090/readyz"])
+        );
         service_account_may(&api, name).await;
         grant_keys_stay(&api, &helm, &values).await;
         helm_in(&helm, &api, &["uninstall", "vaultmux-mesh", "--namespace", NAMESPACE]);

@@ -48,8 +48,12 @@ impl Helm {
     }
 
     pub(super) fn run<A: AsRef<str>>(&self, arguments: &[A]) -> Ended {
+        self.run_by("helm", arguments)
+    }
+
+    fn run_by<A: AsRef<str>>(&self, version: &str, arguments: &[A]) -> Ended {
         let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).collect();
-        let output = Command::new(program("helm"))
+        let output = Command::new(program(version))
             .args(&arguments)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("HOME", self.directory.path())
@@ -66,10 +70,15 @@ impl Helm {
     }
 
     pub(super) fn template(&self, release: &Release, kubernetes: &str) -> Ended {
+        self.template_by("helm", release, kubernetes)
+    }
+
+    /// As [`Self::template`], by another program.
+    pub(super) fn template_by(&self, version: &str, release: &Release, kubernetes: &str) -> Ended {
         let place = ["template", "vaultmux-mesh", CHART, "--namespace", NAMESPACE];
         let place = place.into_iter().chain(["--kube-version", kubernetes]);
         let arguments = place.chain(release.arguments.iter().map(String::as_str));
-        self.run(&arguments.collect::<Vec<_>>())
+        self.run_by(version, &arguments.collect::<Vec<_>>())
     }
 }
 

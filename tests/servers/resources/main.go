@@ -20,7 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
-	gateway "sigs.k8s.io/gateway-api/apis/v1beta1"
+	gateway "sigs.k8s.io/gateway-api/apis/v1"
+	gatewaybeta "sigs.k8s.io/gateway-api/apis/v1beta1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -41,7 +42,8 @@ func main() {
 func run() error {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		certmanager.AddToScheme, envoygateway.AddToScheme, monitoring.AddToScheme, gateway.Install,
+		certmanager.AddToScheme, envoygateway.AddToScheme, monitoring.AddToScheme,
+		gateway.Install, gatewaybeta.Install,
 	} {
 		if err := add(scheme); err != nil {
 			return err

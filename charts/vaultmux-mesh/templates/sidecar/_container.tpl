@@ -32,7 +32,7 @@ volumeMounts:
 
 {{- define "vaultmux-mesh.probe" -}}
 {{- $top := index . 0 -}}
-[vaultmux-mesh, probe, "http://127.0.0.1:{{ $top.Values.listeners.admin.port }}/{{ index . 1 }}"]
+[/usr/local/bin/vaultmux-mesh, probe, "http://127.0.0.1:{{ $top.Values.listeners.admin.port }}/{{ index . 1 }}"]
 {{- end }}
 
 {{/* A value as an expression of CEL, whose lists and maps must be of one type. */}}
