@@ -158,6 +158,22 @@ fn custom_resources_have_no_fields_but_their_owners() {
     }
 }
 
+#[test]
+fn alerts_and_dashboard_ask_what_prometheus_understands() {
+    let dashboard = repository(helm::CHART).join("files/dashboard.json");
+    let dashboard = std::fs::read_to_string(dashboard).expect("text");
+    let dashboard: Value = serde_json::from_str(&dashboard).expect("JSON");
+    let release = Release::ci("tokens");
+    let manifests = documents(&Helm::new().template(&release, "1.36").expect_good());
+    let alerts = helm::object(&manifests, "PrometheusRule", "vaultmux-mesh");
+    let (good, said) = read_strictly(&[&dashboard, alerts]);
+    assert!(good && said.starts_with("dashboard "), "{said}");
+    let mut wrong = alerts.clone();
+    wrong["spec"]["groups"][0]["rules"][0]["expr"] = "sum by (a) vaultmux_policies >".into();
+    let (good, said) = read_strictly(&[&wrong]);
+    assert!(!good && said.contains("parse error"), "{said}");
+}
+
 fn is_custom(object: &Value) -> bool {
     let version = object["apiVersion"].as_str().expect("a version");
     CUSTOM.iter().any(|group| version.starts_with(group))
