@@ -36,7 +36,7 @@ RUN find src proto -type f -exec touch {} + \
  && cargo build --release --locked --bin vaultmux-mesh \
  && ./target/release/vaultmux-mesh --version
 
-# C library, libgcc, certificate authorities, a user `nonroot`; 34 MB.
+# C library, libgcc, certificate authorities, a user `nonroot`.
 FROM gcr.io/distroless/cc-debian${DEBIAN}:nonroot
 LABEL org.opencontainers.image.title="vaultmux-mesh" \
       org.opencontainers.image.description="Authorises Kubernetes service accounts for Envoy and Istio, and resolves secrets of cloud stores" \

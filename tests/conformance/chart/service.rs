@@ -167,6 +167,35 @@ fn check(release: &Release, manifests: &[Value]) {
     }
 }
 
+/// What is lost easily between YAML, JSON and YAML again.
+#[test]
+fn variables_and_long_numbers_survive() {
+    let helm = Helm::new();
+    let release = Release::new(
+        "variables",
+        "config:\n  identity: {service_account_tokens: {audiences: [vaultmux], cache: {max_entries: \
+         100000000}}}\n  backends: {aws: {type: aws_secrets_manager, endpoint_url: '${ENDPOINT}'}}\n",
+    );
+    for version in ["helm", "helm3"] {
+        let manifests = documents(&helm.template_by(version, &release, "1.36").expect_good());
+        let config = &object(&manifests, "ConfigMap", "vaultmux-mesh")["data"]["vaultmux.yaml"];
+        let config = config.as_str().expect("text");
+        let keys = helm.write("keys", "k1 MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n");
+        let keys = keys.display().to_string();
+        let file = helm.write("vaultmux.yaml", &config.replace("/etc/vaultmux/grant/keys", &keys));
+        for (endpoint, code) in [("https://vpce.example.com", 0), ("http://vpce.example.com", 1)] {
+            let output = Command::new(env!("CARGO_BIN_EXE_vaultmux-mesh"))
+                .args(["check", "--config"])
+                .arg(&file)
+                .env("ENDPOINT", endpoint)
+                .output()
+                .expect("it runs");
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(output.status.code(), Some(code), "{version}: {endpoint}: {said}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_policies_everything_is_denied() {
     let helm = Helm::new();
