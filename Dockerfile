@@ -11,7 +11,7 @@ ARG RUST_VERSION=1.94.1
 ARG DEBIAN=12
 
 # Builds for the machine it runs on: each platform on its own, emulated where it is another's.
-FROM docker.io/library/rust:${RUST_VERSION}-slim-bookworm AS toolchain
+FROM rust:${RUST_VERSION}-slim-bookworm AS toolchain
 # AWS-LC, the one stack for TLS, is C and assembler.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends cmake make \

@@ -1,9 +1,17 @@
 //! The Dockerfile, as far as it goes without an engine: its stages' commands, what they
 //! copy, and what the image is.
 
-use std::{collections::BTreeSet, fs, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::SocketAddr,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
-use crate::harness::repository;
+use crate::harness::{Certificates, Client, Process, repository};
 
 /// An instruction, its lines joined.
 struct Instruction {
@@ -143,14 +151,80 @@ fn stand_ins_make_a_package_that_cargo_takes() {
 const LIBRARIES: [&str; 6] =
     ["linux-vdso", "libgcc_s", "libm", "libc", "libpthread", "/lib64/ld-linux-x86-64"];
 
-#[test]
-fn the_program_needs_no_library_that_the_image_lacks() {
+/// The libraries that the program asks for: name and, but for the kernel's own, where it is.
+fn libraries() -> Vec<(String, Option<PathBuf>)> {
     let output = Command::new("ldd").arg(env!("CARGO_BIN_EXE_vaultmux-mesh")).output();
     let output = output.expect("ldd comes with the C library");
     let said = String::from_utf8(output.stdout).expect("text");
     assert!(output.status.success(), "{said}");
-    for line in said.lines() {
-        let name = line.trim().split(".so").next().expect("a name");
-        assert!(name.starts_with("/lib/ld-linux") || LIBRARIES.contains(&name), "{line}");
+    let library = |line: &str| {
+        let mut words = line.split_whitespace();
+        let name = words.next().expect("a name").to_owned();
+        let path = words.find(|word| word.starts_with('/')).unwrap_or(&name);
+        let path = path.starts_with('/').then(|| path.into());
+        (name, path)
+    };
+    said.lines().map(library).collect()
+}
+
+#[test]
+fn the_program_needs_no_library_that_the_image_lacks() {
+    for (library, _) in libraries() {
+        let name = library.split(".so").next().expect("a name");
+        assert!(name.starts_with("/lib/ld-linux") || LIBRARIES.contains(&name), "{library}");
     }
+}
+
+const CONFIG: &str = "\
+listeners:
+  grpc: {address: '127.0.0.1:0'}
+  rest: {address: '127.0.0.1:0'}
+  admin: {address: '127.0.0.1:0'}
+backends: {aws: {type: aws_secrets_manager, region: us-east-1}}
+";
+
+/// As in the image: no shell, no `/tmp`, no `/proc`, nothing that its user may write.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_runs_where_there_is_nothing_else() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let root = directory.path().join("root");
+    let put = |from: &Path, to: &str| {
+        let to = root.join(to.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().expect("below the root")).expect("made");
+        fs::copy(from, to).expect("copied");
+    };
+    put(Path::new(env!("CARGO_BIN_EXE_vaultmux-mesh")), "/usr/local/bin/vaultmux-mesh");
+    for path in libraries().into_iter().filter_map(|(_, path)| path) {
+        put(&path, path.to_str().expect("a plain path"));
+    }
+    let config = directory.path().join("vaultmux.yaml");
+    fs::write(&config, CONFIG).expect("written");
+    put(&config, "/etc/vaultmux/vaultmux.yaml");
+    // The base image has the world's authorities there; any one will do.
+    Certificates::create(directory.path());
+    put(&directory.path().join("ca.crt"), "/etc/ssl/certs/ca-certificates.crt");
+    // Where we are not root, a namespace lets us change the root all the same.
+    let own = fs::metadata("/proc/self").expect("there is a /proc").uid();
+    let (program, mut arguments) = match own {
+        0 => ("chroot", vec!["--userspec=65532:65532", "--groups="]),
+        _ => ("unshare", vec!["--map-root-user", "chroot"]),
+    };
+    arguments.push(root.to_str().expect("a plain path"));
+    arguments.extend(["/usr/local/bin/vaultmux-mesh", "serve"]);
+    arguments.extend(["--config", "/etc/vaultmux/vaultmux.yaml"]);
+    let mut process = Process::start(program.as_ref(), &arguments).await;
+    let admin = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        let found = line["message"] == "listening" && line["listener"] == "admin";
+        found.then(|| line["address"].as_str().and_then(|address| address.parse().ok())).flatten()
+    };
+    let admin: SocketAddr = process.wait_stderr("admin listener", admin).await;
+    let ready = async {
+        while Client::plain(admin).get("admin", "/readyz").await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), ready).await.expect("ready in time");
+    process.signal("TERM");
+    assert_eq!(process.exit_code().await, 0);
 }
