@@ -5,6 +5,7 @@
 
 mod apiserver;
 mod azure;
+mod chart;
 mod clients;
 mod gcp;
 #[path = "../it/harness.rs"]

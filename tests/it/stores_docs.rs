@@ -17,6 +17,10 @@ fn pages() -> Vec<PathBuf> {
     let mut pages: Vec<_> = stores.map(|entry| entry.expect("an entry").path()).collect();
     pages.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
     let others = [
+        "docs/deploy-aks.md",
+        "docs/deploy-eks.md",
+        "docs/deploy-envoy-vm.md",
+        "docs/deploy-gke.md",
         "docs/plugins.md",
         "docs/identity.md",
         "docs/http-ext-authz.md",

@@ -1,4 +1,4 @@
-# Stores for the slow conformance tests: servers built or fetched below target/.
+# Servers and tools for the slow conformance tests, built or fetched below target/.
 # tests/servers/README.md tells how to start each. Every recipe writes its program last
 # and under its final name, so an interrupted one is done again.
 
@@ -14,7 +14,7 @@ GO_BUILD = go=$$(GO='$(GO)' tests/servers/find-go $(SERVERS)/go $(SERVER_ENV)); 
   CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=local GOWORK=off \
   "$$go" build -C $(1) -trimpath -buildvcs=false -ldflags '-s -w $(3)' -o $(CURDIR)/$@.new $(2) && mv $@.new $@
 
-servers: $(addprefix $(SERVERS)/bin/,bao azure-key-vault gcp-secret-manager etcd kube-apiserver) ## build or fetch the stores for conformance tests into target/servers
+servers: $(addprefix $(SERVERS)/bin/,bao azure-key-vault gcp-secret-manager etcd kube-apiserver helm helm3 kubernetes-validate resources) ## build or fetch the servers and tools of conformance tests into target/servers
 	@ls -sh1 $(SERVERS)/bin
 	@echo "servers: ready"
 
@@ -57,3 +57,24 @@ KUBE_STAMP   = -X k8s.io/component-base/version.gitVersion=v$(KUBE_VERSION) \
 $(SERVERS)/bin/kube-apiserver: tests/servers/kubernetes/go.mod tests/servers/kubernetes/go.sum | $(SERVERS)/.go
 	@echo "servers: building kube-apiserver $(KUBE_VERSION) (8 minutes; 3 GB in Go's caches)"
 	@$(call GO_BUILD,tests/servers/kubernetes,k8s.io/kubernetes/cmd/kube-apiserver,$(KUBE_STAMP))
+
+HELM_VERSION = $(shell sed -n 's,^\thelm.sh/helm/v4 \(v[0-9.]*\).*,\1,p' tests/servers/helm/go.mod)
+
+$(SERVERS)/bin/helm: $(wildcard tests/servers/helm/*) | $(SERVERS)/.go
+	@echo "servers: building helm $(HELM_VERSION) (3 minutes)"
+	@$(call GO_BUILD,tests/servers/helm,helm.sh/helm/v4/cmd/helm,-X helm.sh/helm/v4/internal/version.version=$(HELM_VERSION))
+
+$(SERVERS)/bin/helm3: $(wildcard tests/servers/helm3/*) | $(SERVERS)/.go
+	@echo "servers: building helm 3 (3 minutes)"
+	@$(call GO_BUILD,tests/servers/helm3,helm.sh/helm/v3/cmd/helm)
+
+# What it carries is data: the schemas of every release of Kubernetes.
+$(SERVERS)/bin/kubernetes-validate: tests/servers/requirements-charts.txt | $(SERVER_ENV)/.stamp
+	@echo "servers: fetching kubernetes-validate"
+	@$(SERVER_ENV)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+	  --requirement $<
+	@ln -sfn ../python/bin/kubernetes-validate $@.new && mv -T $@.new $@
+
+$(SERVERS)/bin/resources: $(wildcard tests/servers/resources/*) | $(SERVERS)/.go
+	@echo "servers: building resources (2 minutes)"
+	@$(call GO_BUILD,tests/servers/resources,.)
