@@ -14,7 +14,7 @@ GO_BUILD = go=$$(GO='$(GO)' tests/servers/find-go $(SERVERS)/go $(SERVER_ENV)); 
   CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=local GOWORK=off \
   "$$go" build -C $(1) -trimpath -buildvcs=false -ldflags '-s -w $(3)' -o $(CURDIR)/$@.new $(2) && mv $@.new $@
 
-servers: $(addprefix $(SERVERS)/bin/,bao azure-key-vault gcp-secret-manager etcd kube-apiserver helm helm3 kubernetes-validate resources) ## build or fetch the servers and tools of conformance tests into target/servers
+servers: $(addprefix $(SERVERS)/bin/,bao azure-key-vault gcp-secret-manager etcd kube-apiserver helm helm3 kubernetes-validate resources istio-xds istioctl) ## build or fetch the servers and tools of conformance tests into target/servers
 	@ls -sh1 $(SERVERS)/bin
 	@echo "servers: ready"
 
@@ -78,3 +78,17 @@ $(SERVERS)/bin/kubernetes-validate: tests/servers/requirements-charts.txt | $(SE
 $(SERVERS)/bin/resources: $(wildcard tests/servers/resources/*) | $(SERVERS)/.go
 	@echo "servers: building resources (2 minutes)"
 	@$(call GO_BUILD,tests/servers/resources,.)
+
+# Istio's releases have no version that Go knows, so the module is named by its commit.
+ISTIO_COMMIT = $(shell sed -n 's,^\tistio.io/istio v0.0.0-[0-9]*-\([0-9a-f]*\).*,\1,p;s,^require istio.io/istio v0.0.0-[0-9]*-\([0-9a-f]*\).*,\1,p' tests/servers/istio/go.mod)
+ISTIO_STAMP  = -X istio.io/istio/pkg/version.buildVersion=1.31-$(ISTIO_COMMIT) \
+  -X istio.io/istio/pkg/version.buildGitRevision=$(ISTIO_COMMIT)
+
+$(SERVERS)/bin/istio-xds: $(wildcard tests/servers/istio/go.* tests/servers/istio/xds/*) | $(SERVERS)/.go
+	@echo "servers: building istio-xds (10 minutes; 3 GB in Go's caches)"
+	@$(call GO_BUILD,tests/servers/istio,./xds,$(ISTIO_STAMP))
+
+# After the other, whose compiled packages it shares.
+$(SERVERS)/bin/istioctl: tests/servers/istio/go.mod tests/servers/istio/go.sum | $(SERVERS)/bin/istio-xds
+	@echo "servers: building istioctl (2 minutes)"
+	@$(call GO_BUILD,tests/servers/istio,istio.io/istio/istioctl/cmd/istioctl,$(ISTIO_STAMP))
