@@ -34,6 +34,7 @@ mod gcp_identity;
 mod grants;
 mod harness;
 mod image;
+mod istio;
 mod limits;
 mod listeners;
 mod openapi;

@@ -24,12 +24,17 @@ pub(crate) type Body = BoxBody<Bytes, Infallible>;
 /// Longer than any timeout on the way, so that theirs is what a test sees.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The name of servers that have no other.
+const SERVER: &str = "vaultmux.test";
+
 /// Opens one connection per request.
 #[derive(Clone)]
 pub(crate) struct Client {
     address: SocketAddr,
     tls: Option<rustls::ClientConfig>,
     http2: bool,
+    /// The server's name in the handshake, and the one that its certificate must have.
+    server: &'static str,
 }
 
 /// An answer, complete.
@@ -49,7 +54,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 impl Client {
     /// Speaks clear-text HTTP/1.1.
     pub(crate) fn plain(address: SocketAddr) -> Self {
-        Self { address, tls: None, http2: false }
+        Self { address, tls: None, http2: false, server: SERVER }
     }
 
     /// Speaks TLS and shows a certificate, if given one.
@@ -58,12 +63,17 @@ impl Client {
         certificates: &Certificates,
         identity: Option<Identity>,
     ) -> Self {
-        Self { address, tls: Some(certificates.client(identity)), http2: false }
+        Self::with_tls(address, certificates.client(identity))
     }
 
     /// Speaks TLS as configured.
     pub(crate) fn with_tls(address: SocketAddr, tls: rustls::ClientConfig) -> Self {
-        Self { address, tls: Some(tls), http2: false }
+        Self { address, tls: Some(tls), http2: false, server: SERVER }
+    }
+
+    /// The same client, asking for a server of this name.
+    pub(crate) fn named(self, server: &'static str) -> Self {
+        Self { server, ..self }
     }
 
     /// The same client, speaking HTTP/2.
@@ -172,7 +182,7 @@ impl Client {
         let Some(mut config) = self.tls.clone() else { return Ok(Box::new(stream)) };
         config.alpn_protocols =
             vec![if self.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-        let name = ServerName::try_from("vaultmux.test")?;
+        let name = ServerName::try_from(self.server)?;
         let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
         Ok(Box::new(stream))
     }

@@ -93,6 +93,11 @@ impl Envoy {
         self.listeners[listener]
     }
 
+    /// The listener at this port, whatever its name.
+    pub(crate) fn listening(&self, port: u16) -> Option<SocketAddr> {
+        self.listeners.values().copied().find(|address| address.port() == port)
+    }
+
     /// The sum of all counters whose name ends like this.
     pub(crate) async fn counter(&self, suffix: &str) -> u64 {
         let stats: Value = self.admin.get("admin", "/stats?format=json").await.json();

@@ -1,0 +1,181 @@
+//! What each situation's requests get.
+
+use serde_json::json;
+
+use super::world::{KEY, Proxy, REFERENCE, World};
+use crate::harness::{Answer, Client, Received, mint::Mint, sized};
+
+const ORDERS: &str = "orders.shop.svc.cluster.local";
+const STRIPE: &str = "api.stripe.com";
+const CLAIM: (&str, &str) = ("x-vaultmux-principal", "spiffe://cluster.local/ns/shop/sa/admin");
+
+async fn get(client: &Client, host: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    client.request("GET", host, path, headers).await
+}
+
+/// What arrived at an upstream by this answer.
+fn arrived(answer: &Answer, what: &str) -> Received {
+    assert_eq!(answer.status, 200, "{what}: {}", answer.text());
+    answer.json()
+}
+
+/// `overlays/namespace-sidecars` and `overlays/inbound-injection`.
+pub(crate) async fn sidecar(mut world: World, proxy: Proxy) {
+    let web = world.client(&proxy, "shop", "web");
+    for web in [web.clone(), web.http2()] {
+        let answer = get(&web, ORDERS, "/orders/1", &[CLAIM]).await;
+        let received = arrived(&answer, "the policy allows it");
+        let principal = "spiffe://cluster.local/ns/shop/sa/web;proofs=mtls";
+        assert_eq!(received.header("x-vaultmux-principal"), [principal]);
+        // ext_proc comes after, and knows the caller.
+        let headers = [("authorization", REFERENCE)];
+        let received = arrived(&get(&web, ORDERS, "/orders/1", &headers).await, "a reference");
+        assert_eq!(received.header("authorization"), [format!("Bearer {KEY}")]);
+    }
+    let reached = world.app.received().len();
+    let other = world.client(&proxy, "shop", "other");
+    let mallory = world.client(&proxy, "evil", "web");
+    for (client, path, headers) in [
+        (&web, "/admin", &[][..]),
+        (&web, "/orders", &[]),
+        (&other, "/orders/1", &[CLAIM]),
+        (&mallory, "/orders/1", &[CLAIM]),
+        (&other, "/healthz/../orders/1", &[]),
+        (&other, "//orders/1", &[]),
+        (&other, "/healthz/", &[]),
+    ] {
+        let answer = get(client, ORDERS, path, headers).await;
+        assert_eq!(answer.status, 403, "{path}: {}", answer.text());
+        assert!(answer.text().contains("decision_id"), "{path}: {}", answer.text());
+    }
+    assert_eq!(world.app.received().len(), reached, "refused requests arrived");
+    // Not asked about: nobody is named, and only probes are let through.
+    let received = arrived(&get(&other, ORDERS, "/healthz", &[]).await, "a probe");
+    assert!(received.header("x-vaultmux-principal").is_empty(), "{:?}", received.headers);
+    let answer = other.request("POST", ORDERS, "/healthz", &[]).await;
+    let received = arrived(&answer, "certificates of the mesh pass where nobody asks");
+    assert_eq!(received.method, "POST");
+    // STRICT: no certificate, no connection.
+    let stranger = world.stranger(&proxy);
+    assert!(stranger.try_send("GET", ORDERS, "/healthz", &[], sized("")).await.is_err());
+    let address = proxy.envoy.listening(proxy.https).expect("it listens");
+    let clear = Client::plain(address).try_send("GET", ORDERS, "/healthz", &[], sized("")).await;
+    assert!(clear.is_err(), "clear text was answered");
+    // An outage is nobody's decision, and lets nobody in.
+    world.service.kill().await;
+    let reached = world.app.received().len();
+    assert_eq!(get(&web, ORDERS, "/orders/1", &[]).await.status, 503);
+    assert_eq!(world.app.received().len(), reached);
+    world.assert_silent();
+}
+
+/// `overlays/gateway`.
+pub(crate) async fn gateway(mut world: World, proxy: Proxy) {
+    let address = proxy.envoy.listening(proxy.http).expect("it listens in clear text");
+    let public = Client::plain(address);
+    let bearer = |account: &str| format!("Bearer {}", world.mint.token_for(account, json!({})));
+    let (web, other) = (bearer("shop/web"), bearer("shop/other"));
+    let forged = format!("Bearer {}", Mint::p256("k1").token_for("shop/web", json!({})));
+    for (what, token, path, expected) in [
+        ("nobody", "", "/orders/1", 401),
+        ("a token", &*web, "/orders/1", 200),
+        ("not this path", &web, "/admin", 403),
+        ("nor by another spelling", &web, "/orders/%2e%2e/admin", 403),
+        ("another account", &other, "/orders/1", 403),
+        ("a forged token", &forged, "/orders/1", 401),
+    ] {
+        let reached = world.app.received().len();
+        let headers = [CLAIM, ("authorization", token)];
+        let shown = if token.is_empty() { 1 } else { 2 };
+        let answer = get(&public, ORDERS, path, &headers[..shown]).await;
+        assert_eq!(answer.status, expected, "{what}: {}", answer.text());
+        let arrived = &world.app.received()[reached..];
+        assert_eq!(arrived.len(), usize::from(expected == 200), "{what}: {arrived:?}");
+        for received in arrived {
+            let principal = "spiffe://cluster.local/ns/shop/sa/web;proofs=token";
+            assert_eq!(received.header("x-vaultmux-principal"), [principal], "{what}");
+            assert!(received.header("authorization").is_empty(), "the token went on");
+        }
+    }
+    // Clients of the mesh have certificates.
+    let web = world.client(&proxy, "shop", "web");
+    let received = arrived(&get(&web, ORDERS, "/orders/1", &[CLAIM]).await, "a certificate");
+    let principal = "spiffe://cluster.local/ns/shop/sa/web;proofs=mtls";
+    assert_eq!(received.header("x-vaultmux-principal"), [principal]);
+    let other = world.client(&proxy, "shop", "other");
+    assert_eq!(get(&other, ORDERS, "/orders/1", &[]).await.status, 403);
+    // deny-direct.yaml
+    let direct = "/envoy.service.auth.v3.Authorization/Check";
+    assert_eq!(get(&web, ORDERS, direct, &[]).await.status, 403);
+    world.service.kill().await;
+    assert_eq!(get(&web, ORDERS, "/orders/1", &[]).await.status, 503);
+    world.assert_silent();
+}
+
+/// `overlays/egress-gateway`.
+pub(crate) async fn egress_gateway(mut world: World, proxy: Proxy) {
+    let headers = [("authorization", REFERENCE), CLAIM];
+    let web = world.client(&proxy, "shop", "web").named(STRIPE);
+    for web in [web.clone(), web.http2()] {
+        let received = arrived(&get(&web, STRIPE, "/v1/charges", &headers).await, "a reference");
+        assert_eq!(received.header("authorization"), [format!("Bearer {KEY}")]);
+        assert_eq!(received.authority, STRIPE);
+        let told = ["x-vaultmux-principal", "x-vaultmux-decision-id", "x-forwarded-client-cert"];
+        for name in told {
+            assert!(received.header(name).is_empty(), "{name} went out");
+        }
+    }
+    let reached = world.payment.received().len();
+    let other = world.client(&proxy, "shop", "other").named(STRIPE);
+    let foreign = world.client(&proxy, "istio-egress", "egress-gateway").named(STRIPE);
+    for (what, client, host, path, headers) in [
+        ("another account", &other, STRIPE, "/v1/charges", &headers[..]),
+        ("the gateway's own", &foreign, STRIPE, "/v1/charges", &headers),
+        ("another path", &web, STRIPE, "/v2/charges", &headers),
+        (
+            "another secret",
+            &web,
+            STRIPE,
+            "/v1/charges",
+            &[("authorization", "Bearer {{secret://aws-prod/shared/x}}")],
+        ),
+        ("another host", &web, "api.other.com", "/v1/charges", &headers),
+    ] {
+        let answer = get(client, host, path, headers).await;
+        let refused = matches!(answer.status, 403 | 404);
+        assert!(refused, "{what}: {} {}", answer.status, answer.text());
+        assert!(!answer.text().contains(KEY), "{what}");
+    }
+    let stranger = world.stranger(&proxy).named(STRIPE);
+    assert!(stranger.try_send("GET", STRIPE, "/v1/charges", &[], sized("")).await.is_err());
+    world.service.kill().await;
+    assert_eq!(get(&web, STRIPE, "/v1/charges", &[]).await.status, 503);
+    assert_eq!(world.payment.received().len(), reached, "refused requests went out");
+    world.assert_silent();
+}
+
+/// `overlays/egress-sidecar`.
+pub(crate) async fn egress_sidecar(mut world: World, proxy: Proxy) {
+    let address = proxy.envoy.listening(proxy.outbound).expect("it listens for the workload");
+    let workload = Client::plain(address);
+    let headers = [("authorization", REFERENCE), CLAIM];
+    let received = arrived(&get(&workload, STRIPE, "/v1/charges", &headers).await, "a reference");
+    assert_eq!(received.header("authorization"), [format!("Bearer {KEY}")]);
+    assert!(received.header("x-vaultmux-principal").is_empty(), "{:?}", received.headers);
+    let unknown = [("authorization", "Bearer {{secret://aws-prod/shared/x}}")];
+    assert_eq!(get(&workload, STRIPE, "/v1/charges", &unknown).await.status, 403);
+    // Other hosts are none of the filter's business: the reference is worth nothing there.
+    let received = arrived(&get(&workload, "api.other.com", "/", &headers).await, "another host");
+    assert_eq!(received.header("authorization"), [REFERENCE]);
+    // REGISTRY_ONLY.
+    assert_eq!(get(&workload, "api.nobody.com", "/", &headers).await.status, 502);
+    let went = world.payment.received().len();
+    world.service.kill().await;
+    for headers in [&headers[..], &[]] {
+        let answer = get(&workload, STRIPE, "/v1/charges", headers).await;
+        assert!(matches!(answer.status, 500 | 503 | 504), "{}", answer.status);
+    }
+    arrived(&get(&workload, "api.other.com", "/", &[]).await, "another host meanwhile");
+    assert_eq!(world.payment.received().len(), went, "a request went out without an answer");
+    world.assert_silent();
+}
