@@ -1,5 +1,5 @@
-//! Every store for real: backends against the servers that `make servers` builds; and the
-//! clients that are made from the OpenAPI document.
+//! Every store for real: backends against the servers that `make servers` builds; the clients
+//! that are made from the OpenAPI document; and the manifests for Istio, as istiod sees them.
 //!
 //! Slower than the rest, so `cargo test` leaves it out; `make conformance` runs it.
 
@@ -11,6 +11,7 @@ mod gcp;
 #[path = "../it/harness.rs"]
 #[allow(dead_code, unused_imports, reason = "other tests use the rest")]
 mod harness;
+mod istio;
 mod kubernetes;
 mod servers;
 mod tokens;

@@ -1,0 +1,351 @@
+//! `istio/` as Istio itself sees it: its command line accepts every manifest, and its discovery
+//! server translates them for a real Envoy, whose requests get what the manifests promise.
+//!
+//! `UPDATE_ISTIO=1` writes the bootstraps that `tests/it` runs without istiod.
+
+#[path = "../it/istio/checks.rs"]
+mod checks;
+#[path = "../it/istio/world.rs"]
+mod world;
+
+use std::{
+    env, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+use world::{
+    EGRESS_GATEWAY, EGRESS_SIDECAR, GATEWAY, HTTP, HTTPS, OUTBOUND, PORTS, Proxy, SIDECAR,
+    Situation, World,
+};
+
+use crate::{
+    harness::{Client, Envoy, repository},
+    servers::{Server, free_port, program},
+};
+
+const SITUATIONS: [&Situation; 4] = [&SIDECAR, &GATEWAY, &EGRESS_GATEWAY, &EGRESS_SIDECAR];
+
+/// Of Istio's own additions to Envoy, which the ordinary one lacks.
+const WITHOUT: [&str; 2] =
+    ["PILOT_ENABLE_METADATA_EXCHANGE=false", "PILOT_ENABLE_ALPN_FILTER=false"];
+
+/// A change to what istiod is told: what stands there, and what shall.
+type Change<'c> = (&'c str, &'c str);
+
+/// The kustomize directories of `istio/`.
+fn directories() -> Vec<String> {
+    let mut found = Vec::new();
+    for above in ["service", "overlays"] {
+        let entries = fs::read_dir(repository("istio").join(above)).expect("it is there");
+        for entry in entries {
+            let name = entry.expect("an entry").file_name().into_string().expect("UTF-8");
+            found.push(format!("{above}/{name}"));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// What kustomize makes of a directory of `istio/`.
+fn built(directory: &str) -> String {
+    said(Command::new(program("istio-xds")).arg("build").arg(repository("istio").join(directory)))
+}
+
+/// A command's output; it has to succeed.
+fn said(command: &mut Command) -> String {
+    let output = command.output().expect("it starts");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {error}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Whether `istioctl validate` accepts a file, and what it says.
+fn validates(file: &Path) -> (bool, String) {
+    let output =
+        Command::new(program("istioctl")).args(["validate", "--filename"]).arg(file).output();
+    let output = output.expect("it starts");
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// `meshConfig` of `istio/mesh/values.yaml`, as a file by itself.
+fn mesh_config(directory: &Path) -> PathBuf {
+    let values = fs::read_to_string(repository("istio/mesh/values.yaml")).expect("values.yaml");
+    let (_, mesh) = values.split_once("\nmeshConfig:\n").expect("it has a meshConfig");
+    let file = directory.join("mesh.yaml");
+    let lines = mesh.lines().map(|line| line.strip_prefix("  ").unwrap_or(line));
+    fs::write(&file, lines.collect::<Vec<_>>().join("\n")).expect("write a file");
+    file
+}
+
+#[test]
+fn every_manifest_is_valid_to_istioctl() {
+    let mut files = Vec::new();
+    let mut pending = vec![repository("istio")];
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending
+                .extend(fs::read_dir(path).expect("it is there").map(|it| it.expect("it").path()));
+        } else if path.extension().is_some_and(|it| it == "yaml") {
+            files.push(path);
+        }
+    }
+    // Neither is for a cluster.
+    files.retain(|file| {
+        !file.ends_with("kustomization.yaml") && !file.ends_with("mesh/values.yaml")
+    });
+    assert!(files.len() >= 25, "{files:?}");
+    for file in &files {
+        let (valid, said) = validates(file);
+        assert!(valid, "{}: {said}", file.display());
+        let text = fs::read_to_string(file).expect("it is there");
+        assert!(text.starts_with("# "), "{} does not say what it is for", file.display());
+        let directory = fs::read_to_string(file.with_file_name("kustomization.yaml"));
+        let name = file.file_name().and_then(|name| name.to_str()).expect("a name");
+        let directory = directory.expect("a kustomization");
+        assert!(directory.contains(name), "{} is in no kustomization", file.display());
+    }
+}
+
+#[test]
+fn istioctl_finds_nothing_wrong_with_what_kustomize_makes() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let mesh = mesh_config(directory.path());
+    for name in directories() {
+        let file = directory.path().join("all.yaml");
+        fs::write(&file, built(&name)).expect("write a file");
+        let (valid, said_of_it) = validates(&file);
+        assert!(valid, "{name}: {said_of_it}");
+        let mut analyze = Command::new(program("istioctl"));
+        analyze.args([
+            "analyze",
+            "--use-kube=false",
+            "--failure-threshold=Info",
+            "--meshConfigFile",
+        ]);
+        said(analyze.arg(&mesh).arg(&file));
+    }
+}
+
+/// What keeps the above from passing whatever the files say; and the reason for this service.
+#[test]
+fn istio_refuses_callers_in_custom_policies() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let file = directory.path().join("custom.yaml");
+    for source in ["principals", "namespaces", "serviceAccounts"] {
+        let policy = format!(
+            "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: x, \
+             namespace: shop}}, spec: {{action: CUSTOM, provider: {{name: vaultmux}}, rules: \
+             [{{from: [{{source: {{{source}: [shop]}}}}]}}]}}}}"
+        );
+        fs::write(&file, policy).expect("write a file");
+        let (valid, said) = validates(&file);
+        assert!(!valid && said.contains("CUSTOM"), "{source}: {said}");
+    }
+}
+
+/// All that istiod is told in a situation, in files of this directory: values first.
+fn told(situation: &Situation, directory: &Path, changes: &[Change<'_>]) -> Vec<PathBuf> {
+    let values = fs::read_to_string(repository("istio/mesh/values.yaml")).expect("values.yaml");
+    let ours = format!("meshConfig:\n  enableTracing: false\n  proxyInboundListenPort: {HTTPS}");
+    let mut texts = vec![values.replace("\nmeshConfig:", &format!("\n{ours}"))];
+    texts.extend(situation.manifests.iter().map(|directory| built(directory)));
+    let services = repository("tests/it/istio").join(situation.name).join("services.yaml");
+    texts.push(fs::read_to_string(services).expect("services.yaml"));
+    // The third party is on this machine.
+    let here = "endpoints:\n  - address: 127.0.0.1\n  resolution: STATIC";
+    let mut all = vec![("resolution: DNS", here), ("targetPort: 443", "targetPort: 18444")];
+    all.extend_from_slice(changes);
+    for text in &mut texts {
+        for (from, to) in &all {
+            *text = text.replace(from, to);
+        }
+    }
+    let files = texts.iter().enumerate().map(|(number, text)| {
+        let file = directory.join(format!("{number}.yaml"));
+        fs::write(&file, text).expect("write a file");
+        file
+    });
+    files.collect()
+}
+
+fn node(situation: &Situation) -> PathBuf {
+    repository("tests/it/istio").join(situation.name).join("node.yaml")
+}
+
+#[test]
+fn bootstraps_are_what_istiod_makes() {
+    for situation in SITUATIONS {
+        let directory = tempfile::tempdir().expect("make a directory");
+        let files = told(situation, directory.path(), &[]);
+        let mut dump = Command::new("env");
+        dump.args(WITHOUT).arg(program("istio-xds")).args(["dump", "-mesh"]).arg(&files[0]);
+        dump.arg("-node").arg(node(situation)).args(&files[1..]);
+        let made = said(&mut dump);
+        let kept = node(situation).with_file_name("bootstrap.yaml");
+        if env::var_os("UPDATE_ISTIO").is_some() {
+            fs::write(&kept, &made).expect("write a bootstrap");
+        }
+        let kept = fs::read_to_string(kept).unwrap_or_default();
+        assert!(
+            kept == made,
+            "{}: not what istiod makes: UPDATE_ISTIO=1 writes it",
+            situation.name
+        );
+    }
+}
+
+/// istiod for one proxy, which is running.
+struct Live {
+    proxy: Proxy,
+    _istiod: Server,
+    _directory: TempDir,
+}
+
+/// Ports for the proxy. It cannot have any: istiod has to know.
+fn ports() -> [u16; 3] {
+    [free_port(), free_port(), free_port()]
+}
+
+async fn live(
+    situation: &Situation,
+    world: &World,
+    [http, https, outbound]: [u16; 3],
+    changes: &[Change<'_>],
+) -> Live {
+    world.proxy_is(situation.account);
+    let directory = tempfile::tempdir().expect("make a directory");
+    let mut all: Vec<(String, String)> = PORTS.iter().zip(world.ports()).map(renumbered).collect();
+    all.extend([(&HTTP, http), (&HTTPS, https), (&OUTBOUND, outbound)].map(renumbered));
+    // Takes what leaves, where connections are intercepted.
+    let inbound = format!("proxyInboundListenPort: {https}");
+    all.push((inbound.clone(), format!("{inbound}\n  proxyListenPort: {}", free_port())));
+    let all: Vec<_> = all.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
+    let files = told(situation, directory.path(), &[changes, &all].concat());
+    let mut istiod = Server::start(Path::new("/usr/bin/env"), |_| {
+        let text = |path: &Path| path.display().to_string();
+        let mut arguments: Vec<String> = WITHOUT.map(str::to_owned).into();
+        arguments.push(text(&program("istio-xds")));
+        arguments.extend(["serve", "-mesh"].map(str::to_owned));
+        arguments.extend([text(&files[0]), "-tls".into(), text(world.tls())]);
+        arguments.extend(files[1..].iter().map(|file| text(file)));
+        arguments
+    });
+    let find = |log: &str, what: &str| -> Option<SocketAddr> {
+        let line = log.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(" on "));
+        line.map(|address| address.trim().parse().expect("an address"))
+    };
+    let (certificates, discovery) =
+        istiod.ready(async |log| Some((find(log, "certificates")?, find(log, "discovery")?))).await;
+    let node = fs::read_to_string(node(situation)).expect("node.yaml");
+    let node = node.replace(&OUTBOUND.to_string(), &outbound.to_string());
+    let node: String = node.lines().map(|line| format!("  {line}\n")).collect();
+    let bootstrap = format!(
+        "node:\n{node}{BOOTSTRAP}{}{}",
+        cluster("xds-grpc", discovery),
+        cluster("sds-grpc", certificates)
+    );
+    let envoy = Envoy::start(&bootstrap).await;
+    assert_eq!(envoy.counter("update_rejected").await, 0, "Envoy refused some of it");
+    let proxy = Proxy { envoy, http, https, outbound };
+    Live { proxy, _istiod: istiod, _directory: directory }
+}
+
+fn renumbered((from, to): (&u16, u16)) -> (String, String) {
+    (from.to_string(), to.to_string())
+}
+
+const BOOTSTRAP: &str = "
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
+dynamic_resources:
+  ads_config:
+    api_type: GRPC
+    transport_api_version: V3
+    grpc_services: [{envoy_grpc: {cluster_name: xds-grpc}}]
+  lds_config: {ads: {}, resource_api_version: V3}
+  cds_config: {ads: {}, resource_api_version: V3}
+static_resources:
+  clusters:
+";
+
+fn cluster(name: &str, address: SocketAddr) -> String {
+    format!(
+        "  - name: {name}
+    type: STATIC
+    connect_timeout: 5s
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{http2_protocol_options: {{}}}}
+    load_assignment:
+      cluster_name: {name}
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}}}]}}]
+",
+        address.ip(),
+        address.port()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_ask_about_what_comes_in() {
+    let ports = ports();
+    let world = World::start(&[("inject: true", "inject: false")], ports[1]).await;
+    let Live { proxy, _istiod, _directory } = live(&SIDECAR, &world, ports, &[]).await;
+    checks::sidecar(world, proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_ask_about_what_comes_in() {
+    let ports = ports();
+    let world = World::start(&[], ports[1]).await;
+    let Live { proxy, _istiod, _directory } = live(&GATEWAY, &world, ports, &[]).await;
+    checks::gateway(world, proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn egress_gateways_put_keys_in() {
+    let ports = ports();
+    let world = World::start(&[], ports[1]).await;
+    let Live { proxy, _istiod, _directory } = live(&EGRESS_GATEWAY, &world, ports, &[]).await;
+    checks::egress_gateway(world, proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_put_keys_into_what_leaves_for_one_host() {
+    let ports = ports();
+    let world = World::start(&[], ports[1]).await;
+    let Live { proxy, _istiod, _directory } = live(&EGRESS_SIDECAR, &world, ports, &[]).await;
+    checks::egress_sidecar(world, proxy).await;
+}
+
+/// What the manifests warn of refuses; none of it lets anybody in.
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_refuse_everything() {
+    for (what, change, status) in [
+        ("no such provider", ("- name: vaultmux\n", "- name: vaultmux-x\n"), 403),
+        ("no such service", ("service: vaultmux-mesh.", "service: vaultmux-x."), 403),
+        ("a Sidecar without the service", (", \"vaultmux-system/*\"", ""), 503),
+    ] {
+        let ports = ports();
+        let world = World::start(&[("inject: true", "inject: false")], ports[1]).await;
+        let live = live(&SIDECAR, &world, ports, &[change]).await;
+        let web = world.client(&live.proxy, "shop", "web");
+        let host = "orders.shop.svc.cluster.local";
+        let answer = web.request("GET", host, "/orders/1", &[]).await;
+        assert_eq!(answer.status, status, "{what}: {}", answer.text());
+        // Nobody was asked.
+        assert!(!answer.text().contains("decision_id"), "{what}: {}", answer.text());
+        assert!(world.app.received().is_empty(), "{what}");
+    }
+    let ports = ports();
+    let world = World::start(&[], ports[1]).await;
+    let trimmed = ("    - vaultmux-system/*\n", "");
+    let live = live(&EGRESS_SIDECAR, &world, ports, &[trimmed]).await;
+    let address = live.proxy.envoy.listening(live.proxy.outbound).expect("it listens");
+    let answer = Client::plain(address).request("GET", "api.stripe.com", "/", &[]).await;
+    assert_eq!(answer.status, 500, "an egress sidecar without the service: {}", answer.text());
+    assert!(world.payment.received().is_empty());
+}
