@@ -17,8 +17,8 @@ use std::{
 
 use tempfile::TempDir;
 use world::{
-    EGRESS_GATEWAY, EGRESS_SIDECAR, GATEWAY, HTTP, HTTPS, OUTBOUND, PORTS, Proxy, SIDECAR,
-    Situation, World,
+    EGRESS_GATEWAY, EGRESS_SIDECAR, EGRESS_WAYPOINT, GATEWAY, HTTP, HTTPS, OUTBOUND, PORTS, Proxy,
+    SIDECAR, Situation, WAYPOINT, World,
 };
 
 use crate::{
@@ -26,7 +26,22 @@ use crate::{
     servers::{Server, free_port, program},
 };
 
-const SITUATIONS: [&Situation; 4] = [&SIDECAR, &GATEWAY, &EGRESS_GATEWAY, &EGRESS_SIDECAR];
+const SITUATIONS: [&Situation; 6] =
+    [&SIDECAR, &GATEWAY, &EGRESS_GATEWAY, &EGRESS_SIDECAR, &WAYPOINT, &EGRESS_WAYPOINT];
+
+/// What a cluster of ambient mode would have added: addresses of waypoints, and one by which
+/// tunnels lead to the third party.
+const AMBIENT: [Change<'_>; 3] = [
+    (
+        "namespace: shop\nspec:\n  gatewayClassName:",
+        "namespace: shop\nstatus: {addresses: [{type: IPAddress, value: 10.0.0.11}]}\nspec:\n  gatewayClassName:",
+    ),
+    (
+        "namespace: istio-egress\nspec:\n  gatewayClassName:",
+        "namespace: istio-egress\nstatus: {addresses: [{type: IPAddress, value: 10.0.0.12}]}\nspec:\n  gatewayClassName:",
+    ),
+    ("  location: MESH_EXTERNAL", "  addresses: [10.0.0.20]\n  location: MESH_EXTERNAL"),
+];
 
 /// Of Istio's own additions to Envoy, which the ordinary one lacks.
 const WITHOUT: [&str; 2] =
@@ -158,6 +173,9 @@ fn told(situation: &Situation, directory: &Path, changes: &[Change<'_>]) -> Vec<
     // The third party is on this machine.
     let here = "endpoints:\n  - address: 127.0.0.1\n  resolution: STATIC";
     let mut all = vec![("resolution: DNS", here), ("targetPort: 443", "targetPort: 18444")];
+    if situation.ambient {
+        all.extend(AMBIENT);
+    }
     all.extend_from_slice(changes);
     for text in &mut texts {
         for (from, to) in &all {
@@ -182,7 +200,8 @@ fn bootstraps_are_what_istiod_makes() {
         let directory = tempfile::tempdir().expect("make a directory");
         let files = told(situation, directory.path(), &[]);
         let mut dump = Command::new("env");
-        dump.args(WITHOUT).arg(program("istio-xds")).args(["dump", "-mesh"]).arg(&files[0]);
+        dump.args(WITHOUT).arg(format!("PILOT_ENABLE_AMBIENT={}", situation.ambient));
+        dump.arg(program("istio-xds")).args(["dump", "-mesh"]).arg(&files[0]);
         dump.arg("-node").arg(node(situation)).args(&files[1..]);
         let made = said(&mut dump);
         let kept = node(situation).with_file_name("bootstrap.yaml");

@@ -14,7 +14,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use world::{HTTP, HTTPS, OUTBOUND, PORTS, Proxy, Situation, World};
+use world::{HBONE, HTTP, HTTPS, OUTBOUND, PORTS, Proxy, Situation, World};
 
 use crate::harness::{Envoy, repository};
 
@@ -46,7 +46,8 @@ async fn proxy(situation: &Situation, world: &World) -> Proxy {
     for (from, to) in edits {
         text = text.replace(&from, &to);
     }
-    Proxy { envoy: Envoy::start(&text).await, http: HTTP, https: HTTPS, outbound: OUTBOUND }
+    let https = if situation.ambient { HBONE } else { HTTPS };
+    Proxy { envoy: Envoy::start(&text).await, http: HTTP, https, outbound: OUTBOUND }
 }
 
 /// An address of this machine that no other test has.
@@ -82,4 +83,18 @@ async fn sidecars_put_keys_into_what_leaves_for_one_host() {
     let world = World::start(&[], HTTPS).await;
     let proxy = proxy(&world::EGRESS_SIDECAR, &world).await;
     checks::egress_sidecar(world, proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waypoints_ask_about_what_comes_in() {
+    let world = World::start(&[], HTTPS).await;
+    let proxy = proxy(&world::WAYPOINT, &world).await;
+    checks::waypoint(world, proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn egress_waypoints_put_keys_in() {
+    let world = World::start(&[], HTTPS).await;
+    let proxy = proxy(&world::EGRESS_WAYPOINT, &world).await;
+    checks::egress_waypoint(world, proxy).await;
 }

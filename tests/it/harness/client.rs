@@ -35,6 +35,8 @@ pub(crate) struct Client {
     http2: bool,
     /// The server's name in the handshake, and the one that its certificate must have.
     server: &'static str,
+    /// Where a tunnel of the mesh ends, if it goes through one.
+    tunnel: Option<&'static str>,
 }
 
 /// An answer, complete.
@@ -54,7 +56,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 impl Client {
     /// Speaks clear-text HTTP/1.1.
     pub(crate) fn plain(address: SocketAddr) -> Self {
-        Self { address, tls: None, http2: false, server: SERVER }
+        Self { address, tls: None, http2: false, server: SERVER, tunnel: None }
     }
 
     /// Speaks TLS and shows a certificate, if given one.
@@ -68,12 +70,17 @@ impl Client {
 
     /// Speaks TLS as configured.
     pub(crate) fn with_tls(address: SocketAddr, tls: rustls::ClientConfig) -> Self {
-        Self { address, tls: Some(tls), http2: false, server: SERVER }
+        Self { address, tls: Some(tls), http2: false, server: SERVER, tunnel: None }
     }
 
     /// The same client, asking for a server of this name.
     pub(crate) fn named(self, server: &'static str) -> Self {
         Self { server, ..self }
+    }
+
+    /// The same client, through a tunnel to this destination, as ztunnel makes it.
+    pub(crate) fn tunnelled(self, to: &'static str) -> Self {
+        Self { tunnel: Some(to), ..self }
     }
 
     /// The same client, speaking HTTP/2.
@@ -180,11 +187,18 @@ impl Client {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let Some(mut config) = self.tls.clone() else { return Ok(Box::new(stream)) };
-        config.alpn_protocols =
-            vec![if self.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        let http2 = self.http2 || self.tunnel.is_some();
+        config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
         let name = ServerName::try_from(self.server)?;
         let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-        Ok(Box::new(stream))
+        let Some(to) = self.tunnel else { return Ok(Box::new(stream)) };
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await?;
+        tokio::spawn(connection);
+        let response = sender.send_request(Request::connect(to).body(sized(""))?).await?;
+        anyhow::ensure!(response.status() == 200, "no tunnel: {}", response.status());
+        Ok(Box::new(TokioIo::new(hyper::upgrade::on(response).await?)))
     }
 }
 

@@ -79,11 +79,13 @@ impl Envoy {
 
     async fn find_listeners(&self) -> HashMap<String, SocketAddr> {
         let list: Value = self.admin.get("admin", "/listeners?format=json").await.json();
-        let found = list["listener_statuses"].as_array().expect("a list").iter().map(|listener| {
+        let found = list["listener_statuses"].as_array().expect("a list").iter();
+        let found = found.filter_map(|listener| {
             let address = &listener["local_address"]["socket_address"];
-            let ip = address["address"].as_str().expect("an address");
+            // Those within Envoy have none.
+            let ip = address["address"].as_str()?;
             let address = format!("{ip}:{}", address["port_value"]).parse().expect("a socket");
-            (listener["name"].as_str().expect("a name").to_owned(), address)
+            Some((listener["name"].as_str().expect("a name").to_owned(), address))
         });
         found.collect()
     }

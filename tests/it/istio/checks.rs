@@ -179,3 +179,55 @@ pub(crate) async fn egress_sidecar(mut world: World, proxy: Proxy) {
     assert_eq!(world.payment.received().len(), went, "a request went out without an answer");
     world.assert_silent();
 }
+
+/// `overlays/ambient`: a service of the cluster.
+pub(crate) async fn waypoint(mut world: World, proxy: Proxy) {
+    let to = |client: Client| client.tunnelled("10.0.0.10:80");
+    let web = to(world.client(&proxy, "shop", "web"));
+    // The waypoint names the tunnel's client, whatever the request says of it.
+    let admin =
+        "By=spiffe://cluster.local/ns/shop/sa/waypoint;URI=spiffe://cluster.local/ns/shop/sa/web";
+    let forged = [("x-forwarded-client-cert", admin), CLAIM];
+    for web in [web.clone(), web.http2()] {
+        let answer = get(&web, ORDERS, "/orders/1", &forged).await;
+        let received = arrived(&answer, "the policy allows it");
+        let principal = "spiffe://cluster.local/ns/shop/sa/web;proofs=waypoint";
+        assert_eq!(received.header("x-vaultmux-principal"), [principal]);
+    }
+    let reached = world.app.received().len();
+    let other = to(world.client(&proxy, "shop", "other"));
+    let mallory = to(world.client(&proxy, "evil", "web"));
+    for (client, path) in [(&web, "/admin"), (&other, "/orders/1"), (&mallory, "/orders/1")] {
+        let answer = get(client, ORDERS, path, &forged).await;
+        assert_eq!(answer.status, 403, "{path}: {}", answer.text());
+        assert!(answer.text().contains("decision_id"), "{path}: {}", answer.text());
+    }
+    let stranger = to(world.stranger(&proxy));
+    assert!(stranger.try_send("GET", ORDERS, "/orders/1", &forged, sized("")).await.is_err());
+    world.service.kill().await;
+    assert_eq!(get(&web, ORDERS, "/orders/1", &[]).await.status, 503);
+    assert_eq!(world.app.received().len(), reached, "refused requests arrived");
+    world.assert_silent();
+}
+
+/// `overlays/ambient`: a third party.
+pub(crate) async fn egress_waypoint(mut world: World, proxy: Proxy) {
+    let to = |client: Client| client.tunnelled("10.0.0.20:80");
+    let web = to(world.client(&proxy, "shop", "web"));
+    let headers = [("authorization", REFERENCE), CLAIM];
+    let received = arrived(&get(&web, STRIPE, "/v1/charges", &headers).await, "a reference");
+    assert_eq!(received.header("authorization"), [format!("Bearer {KEY}")]);
+    for name in ["x-vaultmux-principal", "x-vaultmux-decision-id", "x-forwarded-client-cert"] {
+        assert!(received.header(name).is_empty(), "{name} went out");
+    }
+    let reached = world.payment.received().len();
+    let other = to(world.client(&proxy, "shop", "other"));
+    for (client, path) in [(&other, "/v1/charges"), (&web, "/v2/charges")] {
+        let answer = get(client, STRIPE, path, &headers).await;
+        assert_eq!(answer.status, 403, "{path}: {}", answer.text());
+    }
+    world.service.kill().await;
+    assert_eq!(get(&web, STRIPE, "/v1/charges", &[]).await.status, 503);
+    assert_eq!(world.payment.received().len(), reached, "refused requests went out");
+    world.assert_silent();
+}

@@ -23,6 +23,8 @@ pub(crate) const PORTS: [u16; 4] = [19191, 18080, 18000, 18444];
 pub(crate) const HTTP: u16 = 18081;
 pub(crate) const HTTPS: u16 = 18443;
 pub(crate) const OUTBOUND: u16 = 15080;
+/// Where waypoints do.
+pub(crate) const HBONE: u16 = 15008;
 
 /// One proxy and the manifests that make its configuration.
 pub(crate) struct Situation {
@@ -32,27 +34,46 @@ pub(crate) struct Situation {
     pub(crate) manifests: &'static [&'static str],
     /// Whose proxy it is: namespace and service account.
     pub(crate) account: (&'static str, &'static str),
+    /// Whether it is a waypoint.
+    pub(crate) ambient: bool,
 }
 
 pub(crate) const SIDECAR: Situation = Situation {
     name: "sidecar",
     manifests: &["service/own-tls", "overlays/namespace-sidecars", "overlays/inbound-injection"],
     account: ("shop", "orders"),
+    ambient: false,
 };
 pub(crate) const GATEWAY: Situation = Situation {
     name: "gateway",
     manifests: &["service/own-tls", "overlays/gateway"],
     account: ("istio-ingress", "istio-ingressgateway"),
+    ambient: false,
 };
 pub(crate) const EGRESS_GATEWAY: Situation = Situation {
     name: "egress-gateway",
     manifests: &["service/own-tls", "overlays/egress-gateway"],
     account: ("istio-egress", "egress-gateway"),
+    ambient: false,
 };
 pub(crate) const EGRESS_SIDECAR: Situation = Situation {
     name: "egress-sidecar",
     manifests: &["service/own-tls", "overlays/egress-sidecar"],
     account: ("agents", "assistant"),
+    ambient: false,
+};
+
+pub(crate) const WAYPOINT: Situation = Situation {
+    name: "waypoint",
+    manifests: &["service/own-tls", "overlays/ambient"],
+    account: ("shop", "waypoint"),
+    ambient: true,
+};
+pub(crate) const EGRESS_WAYPOINT: Situation = Situation {
+    name: "egress-waypoint",
+    manifests: &["service/own-tls", "overlays/ambient"],
+    account: ("istio-egress", "egress"),
+    ambient: true,
 };
 
 /// A running proxy, and at which ports it has its listeners.

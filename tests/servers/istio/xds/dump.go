@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"sort"
+	"strings"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -94,6 +95,13 @@ func bootstrap(server *xds.FakeDiscoveryServer, node *core.Node) ([]byte, error)
 		"admin": map[string]any{"address": map[string]any{"socket_address": map[string]any{
 			"address": "127.0.0.1", "port_value": 9901,
 		}}},
+		// Waypoints have listeners within.
+		"bootstrap_extensions": []any{map[string]any{
+			"name": "envoy.bootstrap.internal_listener",
+			"typed_config": map[string]any{
+				"@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
+			},
+		}},
 		"static_resources": map[string]any{
 			"listeners": listeners,
 			"clusters":  clusters,
@@ -152,6 +160,9 @@ func (in *inliner) visit(value any) {
 			in.visit(item)
 		}
 	case map[string]any:
+		if filters, ok := value["http_filters"].([]any); ok {
+			value["http_filters"] = slices.DeleteFunc(filters, istioOnly)
+		}
 		if rds, ok := value["rds"].(map[string]any); ok {
 			value["route_config"] = in.routes[name(rds, "route_config_name")]
 			delete(value, "rds")
@@ -168,4 +179,10 @@ func (in *inliner) visit(value any) {
 			in.visit(item)
 		}
 	}
+}
+
+// Waypoints tell each other about workloads by filters that only Istio's build of Envoy has.
+func istioOnly(filter any) bool {
+	config, _ := filter.(map[string]any)["typed_config"].(map[string]any)
+	return strings.HasPrefix(name(config, "type_url"), "type.googleapis.com/io.istio.")
 }

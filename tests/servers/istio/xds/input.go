@@ -65,6 +65,10 @@ func (in *input) add(document string) error {
 	case head.Kind == "":
 	case strings.HasSuffix(group, ".istio.io"):
 		in.istio = append(in.istio, document)
+		if head.Kind == "ServiceEntry" {
+			// What is behind a waypoint is looked up in the cluster.
+			in.kubernetes = append(in.kubernetes, document)
+		}
 	default:
 		in.kubernetes = append(in.kubernetes, document)
 	}
