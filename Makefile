@@ -45,7 +45,7 @@ target/clients/.stamp: tests/clients/typescript/package.json
 	@cd target/clients/typescript && npm install --silent --no-audit --no-fund
 	@touch $@
 
-conformance: tools clients servers ## run every backend against a server of its store, and clients of the API (the first time builds for 15 minutes)
+conformance: tools clients servers ## run every backend against a server of its store, clients of the API, and Istio on its manifests (the first time builds for half an hour)
 	$(CARGO) test --all-features --test conformance
 
 test: tools ## run every test, through a real Envoy

@@ -4,8 +4,10 @@
 //! `UPDATE_ISTIO=1` writes the bootstraps that `tests/it` runs without istiod.
 
 #[path = "../it/istio/checks.rs"]
+#[allow(dead_code, reason = "bootstraps of waypoints cannot be served")]
 mod checks;
 #[path = "../it/istio/world.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
 mod world;
 
 use std::{
@@ -17,8 +19,8 @@ use std::{
 
 use tempfile::TempDir;
 use world::{
-    EGRESS_GATEWAY, EGRESS_SIDECAR, EGRESS_WAYPOINT, GATEWAY, HTTP, HTTPS, OUTBOUND, PORTS, Proxy,
-    SIDECAR, Situation, WAYPOINT, World,
+    BEHIND_SIDECAR, EGRESS_GATEWAY, EGRESS_SIDECAR, EGRESS_WAYPOINT, GATEWAY, GATEWAY_API, HTTP,
+    HTTPS, LOCAL_SIDECAR, OUTBOUND, PORTS, Proxy, SIDECAR, Situation, WAYPOINT, World,
 };
 
 use crate::{
@@ -26,8 +28,15 @@ use crate::{
     servers::{Server, free_port, program},
 };
 
-const SITUATIONS: [&Situation; 6] =
-    [&SIDECAR, &GATEWAY, &EGRESS_GATEWAY, &EGRESS_SIDECAR, &WAYPOINT, &EGRESS_WAYPOINT];
+const SITUATIONS: [&Situation; 7] = [
+    &SIDECAR,
+    &GATEWAY,
+    &GATEWAY_API,
+    &EGRESS_GATEWAY,
+    &EGRESS_SIDECAR,
+    &WAYPOINT,
+    &EGRESS_WAYPOINT,
+];
 
 /// What a cluster of ambient mode would have added: addresses of waypoints, and one by which
 /// tunnels lead to the third party.
@@ -325,6 +334,14 @@ async fn gateways_ask_about_what_comes_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn gateways_of_the_gateway_api_ask_and_put_secrets_in() {
+    let ports = ports();
+    let world = World::start(&[("inject: true", "inject: false")], ports[1]).await;
+    let Live { proxy, _istiod, _directory } = live(&GATEWAY_API, &world, ports, &[]).await;
+    checks::gateway_api(world, proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn egress_gateways_put_keys_in() {
     let ports = ports();
     let world = World::start(&[], ports[1]).await;
@@ -338,6 +355,45 @@ async fn sidecars_put_keys_into_what_leaves_for_one_host() {
     let world = World::start(&[], ports[1]).await;
     let Live { proxy, _istiod, _directory } = live(&EGRESS_SIDECAR, &world, ports, &[]).await;
     checks::egress_sidecar(world, proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_may_ask_by_http() {
+    let ports = ports();
+    let waypoint = "    - spiffe://cluster.local/ns/shop/sa/waypoint\n";
+    let gateway = "    - spiffe://cluster.local/ns/istio-ingress/sa/istio-ingressgateway\n";
+    let world = World::start(&[(waypoint, gateway)], ports[1]).await;
+    let changes = [
+        ("  provider:\n    name: vaultmux\n", "  provider:\n    name: vaultmux-http\n"),
+        // components/hardening is not for it.
+        ("name: envoy.filters.http.ext_authz\n", "name: none\n"),
+    ];
+    let Live { proxy, _istiod, _directory } = live(&GATEWAY, &world, ports, &changes).await;
+    checks::http_provider(world, proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_ask_the_service_in_their_pod() {
+    let ports = ports();
+    let world = World::with("vaultmux-local.yaml", &[], ports[1]).await;
+    let here = "number: 9191\n    protocol: GRPC\n    targetPort: 19191";
+    let changes = [("number: 9191\n    protocol: GRPC", here)];
+    let Live { proxy, _istiod, _directory } = live(&LOCAL_SIDECAR, &world, ports, &changes).await;
+    checks::local_sidecar(world, proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_services_own_sidecar_says_who_may_ask() {
+    let ports = ports();
+    let world = World::with("vaultmux-behind-sidecar.yaml", &[], ports[1]).await;
+    // Its port is the one that takes all connections.
+    let changes = [
+        ("127.0.0.1:9191", "127.0.0.1:19191"),
+        ("number: 9191", "number: 18443"),
+        ("- \"9191\"", "- \"18443\""),
+    ];
+    let Live { proxy, _istiod, _directory } = live(&BEHIND_SIDECAR, &world, ports, &changes).await;
+    checks::behind_sidecar(world, proxy).await;
 }
 
 /// What the manifests warn of refuses; none of it lets anybody in.

@@ -4,7 +4,9 @@
 //! The bootstraps beside this file are istiod's own translation, which `make conformance`
 //! makes anew and compares.
 
+#[allow(dead_code, reason = "some are for istiod itself")]
 mod checks;
+#[allow(dead_code, reason = "some are for istiod itself")]
 mod world;
 
 use std::{
@@ -69,6 +71,13 @@ async fn gateways_ask_about_what_comes_in() {
     let world = World::start(&[], HTTPS).await;
     let proxy = proxy(&world::GATEWAY, &world).await;
     checks::gateway(world, proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_of_the_gateway_api_ask_and_put_secrets_in() {
+    let world = World::start(&[("inject: true", "inject: false")], HTTPS).await;
+    let proxy = proxy(&world::GATEWAY_API, &world).await;
+    checks::gateway_api(world, proxy).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -112,6 +112,99 @@ pub(crate) async fn gateway(mut world: World, proxy: Proxy) {
     world.assert_silent();
 }
 
+/// `overlays/gateway-api` and `overlays/gateway-injection`.
+pub(crate) async fn gateway_api(mut world: World, proxy: Proxy) {
+    let public = Client::plain(proxy.envoy.listening(proxy.http).expect("it listens"));
+    let bearer = |account: &str| format!("Bearer {}", world.mint.token_for(account, json!({})));
+    let (web, other) = (bearer("shop/web"), bearer("shop/other"));
+    let reference = ("x-api-key", "{{secret://aws-prod/shared/stripe}}");
+    let headers = [("authorization", web.as_str()), reference, CLAIM];
+    let received = arrived(&get(&public, ORDERS, "/orders/1", &headers).await, "a token");
+    assert_eq!(received.header("x-api-key"), [KEY]);
+    let principal = "spiffe://cluster.local/ns/shop/sa/web;proofs=token";
+    assert_eq!(received.header("x-vaultmux-principal"), [principal]);
+    assert!(received.header("authorization").is_empty(), "the token went on");
+    for (what, headers, path, expected) in [
+        ("nobody", &[reference, CLAIM][..], "/orders/1", 401),
+        ("another account", &[("authorization", other.as_str()), reference], "/orders/1", 403),
+        ("another path", &headers, "/admin", 403),
+        ("the service itself", &headers, "/envoy.service.auth.v3.Authorization/Check", 403),
+    ] {
+        let answer = get(&public, ORDERS, path, headers).await;
+        assert_eq!(answer.status, expected, "{what}: {}", answer.text());
+    }
+    world.service.kill().await;
+    assert_eq!(get(&public, ORDERS, "/orders/1", &headers).await.status, 503);
+    assert_eq!(world.app.received().len(), 1, "refused requests arrived");
+    world.assert_silent();
+}
+
+/// `overlays/local-sidecar`.
+pub(crate) async fn local_sidecar(mut world: World, proxy: Proxy) {
+    let web = world.client(&proxy, "shop", "web");
+    let received = arrived(&get(&web, ORDERS, "/orders/1", &[CLAIM]).await, "the policy allows it");
+    let principal = "spiffe://cluster.local/ns/shop/sa/web;proofs=mtls";
+    assert_eq!(received.header("x-vaultmux-principal"), [principal]);
+    let other = world.client(&proxy, "shop", "other");
+    for (client, path) in [(&web, "/admin"), (&other, "/orders/1"), (&other, "/healthz")] {
+        assert_eq!(get(client, ORDERS, path, &[CLAIM]).await.status, 403, "{path}");
+    }
+    // In clear text nobody is known, and never the pod itself.
+    let address = proxy.envoy.listening(proxy.https).expect("it listens");
+    let clear = Client::plain(address).try_send("GET", ORDERS, "/orders/1", &[], sized("")).await;
+    assert!(clear.is_err(), "clear text was answered");
+    world.service.kill().await;
+    assert_eq!(get(&web, ORDERS, "/orders/1", &[]).await.status, 503);
+    assert_eq!(world.app.received().len(), 1, "refused requests arrived");
+    world.assert_silent();
+}
+
+/// `service/behind-sidecar`: who may ask the service at all.
+pub(crate) async fn behind_sidecar(world: World, proxy: Proxy) {
+    let health = "/grpc.health.v1.Health/Check";
+    let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+    for (namespace, account, expected) in [
+        ("istio-ingress", "istio-ingressgateway", "0"),
+        ("istio-egress", "egress-gateway", "0"),
+        // As gRPC says it: permission denied.
+        ("shop", "web", "7"),
+        ("istio-ingress", "other", "7"),
+        ("vaultmux-system", "vaultmux-mesh", "7"),
+    ] {
+        let client = world.client(&proxy, namespace, account).http2();
+        let message = sized(vec![0; 5]);
+        let answer = client.send("POST", "vaultmux", health, &headers, message).await;
+        let status = answer.trailers.get("grpc-status").or(answer.headers.get("grpc-status"));
+        let status = status.and_then(|status| status.to_str().ok());
+        assert_eq!(status, Some(expected), "{namespace}/{account}: {answer:?}");
+    }
+    let stranger = world.stranger(&proxy).http2();
+    let unknown = stranger.try_send("POST", "vaultmux", health, &headers, sized(vec![0; 5])).await;
+    assert!(unknown.is_err(), "a stranger was answered");
+}
+
+/// `overlays/gateway` with the provider that speaks HTTP.
+pub(crate) async fn http_provider(mut world: World, proxy: Proxy) {
+    let web = world.client(&proxy, "shop", "web");
+    // The gateway names the client, whatever the request says of it.
+    let forged = [("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/shop/sa/web"), CLAIM];
+    let received = arrived(&get(&web, ORDERS, "/orders/1", &forged).await, "a certificate");
+    let principal = "spiffe://cluster.local/ns/shop/sa/web;proofs=waypoint";
+    assert_eq!(received.header("x-vaultmux-principal"), [principal]);
+    let other = world.client(&proxy, "shop", "other");
+    assert_eq!(get(&other, ORDERS, "/orders/1", &forged).await.status, 403);
+    assert_eq!(get(&web, ORDERS, "/admin", &forged).await.status, 403);
+    let public = Client::plain(proxy.envoy.listening(proxy.http).expect("it listens"));
+    assert_eq!(get(&public, ORDERS, "/orders/1", &forged).await.status, 401);
+    let token = format!("Bearer {}", world.mint.token_for("shop/web", json!({})));
+    let headers = [("authorization", token.as_str())];
+    let received = arrived(&get(&public, ORDERS, "/orders/1", &headers).await, "a token");
+    assert!(received.header("authorization").is_empty(), "the token went on");
+    world.service.kill().await;
+    assert_eq!(get(&web, ORDERS, "/orders/1", &[]).await.status, 503);
+    assert_eq!(world.app.received().len(), 2, "refused requests arrived");
+}
+
 /// `overlays/egress-gateway`.
 pub(crate) async fn egress_gateway(mut world: World, proxy: Proxy) {
     let headers = [("authorization", REFERENCE), CLAIM];

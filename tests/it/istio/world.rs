@@ -50,6 +50,12 @@ pub(crate) const GATEWAY: Situation = Situation {
     account: ("istio-ingress", "istio-ingressgateway"),
     ambient: false,
 };
+pub(crate) const GATEWAY_API: Situation = Situation {
+    name: "gateway-api",
+    manifests: &["service/own-tls", "overlays/gateway-api", "overlays/gateway-injection"],
+    account: ("istio-ingress", "istio-ingressgateway"),
+    ambient: false,
+};
 pub(crate) const EGRESS_GATEWAY: Situation = Situation {
     name: "egress-gateway",
     manifests: &["service/own-tls", "overlays/egress-gateway"],
@@ -74,6 +80,19 @@ pub(crate) const EGRESS_WAYPOINT: Situation = Situation {
     manifests: &["service/own-tls", "overlays/ambient"],
     account: ("istio-egress", "egress"),
     ambient: true,
+};
+
+pub(crate) const LOCAL_SIDECAR: Situation = Situation {
+    name: "local-sidecar",
+    manifests: &["overlays/local-sidecar"],
+    account: ("shop", "orders"),
+    ambient: false,
+};
+pub(crate) const BEHIND_SIDECAR: Situation = Situation {
+    name: "behind-sidecar",
+    manifests: &["service/behind-sidecar"],
+    account: ("vaultmux-system", "vaultmux-mesh"),
+    ambient: false,
 };
 
 /// A running proxy, and at which ports it has its listeners.
@@ -102,7 +121,7 @@ metadata: {name: orders-get-keys}
 spec:
   effect: Allow
   from: [{serviceAccounts: [shop/web]}]
-  to: [{secrets: {names: [shared/stripe], verbs: [use], destinations: [{clusters: ["inbound|{port}||"]}]}}]
+  to: [{secrets: {names: [shared/stripe], verbs: [use], destinations: [{clusters: ["inbound|{port}||"]}, {clusters: ["outbound|80||orders.shop.svc.cluster.local"]}]}}]
 "#;
 
 /// The block of YAML in `istio/README.md` that has this name in its first line.
@@ -119,6 +138,11 @@ impl World {
     /// With the page's configuration, changed so that it runs here, and in these places. The
     /// application's sidecar listens at this port.
     pub(crate) async fn start(changes: &[(&str, &str)], inbound: u16) -> Self {
+        Self::with("vaultmux.yaml", changes, inbound).await
+    }
+
+    /// The same with this block of the page.
+    pub(crate) async fn with(name: &str, changes: &[(&str, &str)], inbound: u16) -> Self {
         let directory = tempfile::tempdir().expect("make a directory");
         let certificates = Certificates::create(directory.path());
         certificates.save("vaultmux", &certificates.workload("vaultmux-system", "vaultmux-mesh"));
@@ -126,9 +150,13 @@ impl World {
         let keys = jwks([&mint]);
         let here = directory.path().display();
         let memory = format!("{{type: memory, secrets: {{shared/stripe: {KEY}}}}}");
-        let mut config = block("vaultmux.yaml");
+        let mut config = block(name);
         let fixed = [
             ("mode: cluster", "mode: development"),
+            ("mode: sidecar", "mode: development"),
+            ("127.0.0.1:9191", "127.0.0.1:0"),
+            ("127.0.0.1:8080", "127.0.0.1:0"),
+            ("127.0.0.1:9090", "127.0.0.1:0"),
             ("0.0.0.0:9191", "127.0.0.1:0"),
             ("0.0.0.0:8080", "127.0.0.1:0"),
             ("0.0.0.0:9090", "127.0.0.1:0"),
@@ -141,7 +169,10 @@ impl World {
             ),
             ("{type: aws_secrets_manager, region: us-east-1}", &memory),
         ];
-        for (from, to) in fixed.iter().chain(changes) {
+        for (from, to) in fixed {
+            config = config.replace(from, to);
+        }
+        for (from, to) in changes {
             assert!(config.contains(from), "istio/README.md has no {from}");
             config = config.replace(from, to);
         }
