@@ -19,7 +19,7 @@ mod secrets;
 pub mod watch;
 
 pub use authorize::{AUTHORIZE_METHODS, AUTHORIZE_PATH, AuthorizeRequest};
-pub use injection::{Injector, Refusal};
+pub use injection::{Fetched, Injector, Refusal, settable};
 pub use message::Health;
 pub use problem::{Problem, ProblemCode, challenge};
 pub use record::Recorder;

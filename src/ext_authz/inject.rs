@@ -80,14 +80,9 @@ impl Allowed<'_> {
                 }
             };
         }
-        if !self.snapshot.may_be_encrypted(destination.cluster) {
-            let problem = Problem::new(ProblemCode::Forbidden);
-            let details = match destination.cluster {
-                Some(_) => "vaultmux_clear_text_upstream".to_owned(),
-                None => "binding_attribute_missing:vaultmux.cluster".to_owned(),
-            };
-            return Err(refused(Refusal { problem, details }));
-        }
+        let (snapshot, principal) = (self.snapshot, self.principal);
+        let injector = Injector { snapshot, recorder, principal, destination, deadline };
+        injector.encrypted().map_err(refused)?;
         // Nobody here sees the response.
         if redacts {
             let problem = Problem::new(ProblemCode::Internal);
@@ -98,8 +93,6 @@ impl Allowed<'_> {
         if rewrites.iter().any(|rewrite| rewrite.values.len() != 1) {
             return Err(refused(Refused::Position.into()));
         }
-        let (snapshot, principal) = (self.snapshot, self.principal);
-        let injector = Injector { snapshot, recorder, principal, destination, deadline };
         let headers = injector.apply(&rewrites).await?.into_iter().zip(&rewrites);
         let set = headers.flat_map(|(header, rewrite)| {
             let name = header.name;

@@ -41,8 +41,6 @@ pub(super) struct Head<'a> {
     host: Option<Cow<'a, str>>,
     /// The path without query, if it has one reading.
     path: Option<Cow<'a, str>>,
-    /// Whether the cluster is known to be reached in clear text.
-    clear_text: bool,
     pub(super) request_id: Option<&'a str>,
     pub(super) traceparent: Option<&'a str>,
     /// Whether errors have to be gRPC statuses.
@@ -73,7 +71,6 @@ impl<'a> Head<'a> {
             authority: "",
             host: None,
             path: None,
-            clear_text: false,
             request_id: None,
             traceparent: None,
             grpc: false,
@@ -104,20 +101,13 @@ impl<'a> Head<'a> {
         head
     }
 
-    /// The same as rules see it: without the references in its path, and with what is known
-    /// of the cluster.
+    /// The same as rules see it: without the references in its path.
     pub(super) fn ruled_by(mut self, snapshot: &Snapshot) -> Self {
         let path = split_query(self.target).0;
         if let Some(path) = snapshot.substitutions.plain_path(path) {
             self.path = canonical_path(&path).ok().map(|path| Cow::Owned(path.to_owned()));
         }
-        self.clear_text = !snapshot.may_be_encrypted(self.text("xds.cluster_name"));
         self
-    }
-
-    /// Whether no secret may be sent where the request goes.
-    pub(super) fn is_clear_text(&self) -> bool {
-        self.clear_text
     }
 
     /// All headers in order, pseudo headers included.
