@@ -42,7 +42,7 @@ pub use reach::{Exception, Needs, Reachable};
 pub use region::{Ask, Piece, RuleRef, Span, TooMuch, Toward, Whom};
 pub use request::{
     Attribute, Connection, Destination, HttpRequest, InvalidRequest, Verb, canonical_host,
-    canonical_path, is_token, split_url,
+    canonical_method, canonical_path, canonical_port, is_token, split_url,
 };
 pub use review::{Finding, FindingKind, Surroundings, unread_files};
 pub use source::{Policies, PolicyFile};

@@ -214,6 +214,10 @@ fn attribute_name(attribute: Attribute, edge: Edge) -> &'static str {
         (Edge::ExtAuthz, Attribute::Cluster) => "vaultmux.cluster",
         (Edge::ExtAuthz, Attribute::Route) => "vaultmux.route",
         (Edge::ExtAuthz, Attribute::Sni) => "tls_session.sni",
+        (Edge::ExtAuthz, Attribute::Port) => "destination.address",
+        (Edge::ExtAuthz, Attribute::Scheme) => "request.http.scheme",
+        (Edge::ExtAuthz, Attribute::Method) => "request.http.method",
+        (Edge::ExtAuthz, Attribute::Path) => "request.http.path",
         (Edge::ExtAuthz | Edge::ExtProc | Edge::Rest, attribute) => attribute.as_str(),
     }
 }

@@ -291,6 +291,21 @@ struct MatchFile {
     /// Methods.
     #[schemars(with = "Vec<schema::Method>")]
     methods: Vec<String>,
+    /// Ports that clients connect to, as Envoy's `destination.port` tells them.
+    #[schemars(with = "Vec<schema::Between<1, 65535>>")]
+    ports: Vec<u16>,
+    /// Schemes, as clients ask. How a cluster is reached they do not tell.
+    schemes: Vec<Scheme>,
+}
+
+/// A request's scheme.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Scheme {
+    /// `https`.
+    Https,
+    /// `http`.
+    Http,
 }
 
 /// A header to set.
@@ -425,6 +440,15 @@ impl ExtProcFile {
     }
 }
 
+impl Scheme {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Https => "https",
+            Self::Http => "http",
+        }
+    }
+}
+
 impl From<ViolationFile> for Violation {
     fn from(file: ViolationFile) -> Self {
         match file {
@@ -458,9 +482,12 @@ fn substitution(file: SubstitutionFile) -> Result<Substitution, String> {
 }
 
 fn matcher(file: MatchFile) -> Result<InjectionMatch, String> {
-    let MatchFile { hosts, clusters, paths, methods } = file;
+    let MatchFile { hosts, clusters, paths, methods, ports, schemes } = file;
     if hosts.is_empty() && clusters.is_empty() {
         return Err("match needs hosts or clusters: a rule for every destination is none".into());
+    }
+    if ports.contains(&0) {
+        return Err("match.ports: 0 is not a port".into());
     }
     for path in &paths {
         if crate::policy::canonical_path(path) != Ok(path.as_str()) {
@@ -476,6 +503,8 @@ fn matcher(file: MatchFile) -> Result<InjectionMatch, String> {
         clusters,
         paths,
         methods: methods.into_iter().map(method).collect::<Result<_, _>>()?,
+        ports: ports.iter().map(u16::to_string).collect(),
+        schemes: schemes.into_iter().map(|scheme| scheme.as_str().to_owned()).collect(),
     })
 }
 

@@ -283,6 +283,18 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
         ),
         (
             &with(
+                "ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h], ports: [0]}, set_headers: [{name: x, value: plain}]}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: match.ports: 0 is not a port",
+        ),
+        (
+            &with(
+                "ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h], schemes: [ftp]}, set_headers: [{name: x, value: plain}]}\n",
+            ),
+            "dir/vaultmux.yaml:5:",
+        ),
+        (
+            &with(
                 "ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h]}, set_headers: [{name: x, value: plain}]}\n",
             ),
             "dir/vaultmux.yaml:5: ext_proc.injections.a: x: value holds no",

@@ -158,8 +158,17 @@ impl Allowed<'_> {
     /// Where the request goes: as its route says, or else as the configuration says of this
     /// proxy.
     fn destination<'s>(&'s self, host: Option<&'s str>) -> Destination<'s> {
-        let Route { cluster, route, sni, ref proxy, .. } = self.route;
-        let mut destination = Destination { host, cluster, route, sni };
+        let Route { cluster, route, sni, scheme, ref port, ref proxy, .. } = self.route;
+        let mut destination = Destination {
+            host,
+            cluster,
+            route,
+            sni,
+            port: port.as_deref(),
+            scheme,
+            method: Some(self.http.method).filter(|method| !method.is_empty()),
+            path: canonical_path(self.http.path).ok(),
+        };
         if cluster.is_none() && route.is_none() {
             let mut stated = self.snapshot.check_injection.destinations.iter();
             let about = proxy

@@ -167,3 +167,67 @@ async fn refused_request_is_not_answered_with_the_value() {
     assert_refused(&mesh, &send(&mesh, "api.stripe.test", &headers).await, &[403]);
     mesh.finish().await;
 }
+
+/// A policy that binds more than where the proxy sends it: each has to be told and equal.
+#[tokio::test(flavor = "multi_thread")]
+async fn use_is_bound_to_port_scheme_method_and_path() {
+    let policy = |port: u16, more: &str| {
+        format!(
+            "apiVersion: vaultmux.dev/v1alpha1
+kind: AccessPolicy
+metadata: {{name: bound}}
+spec:
+  effect: Allow
+  from: [{{serviceAccounts: [payments/api]}}]
+  to:
+    - secrets:
+        names: [zq-hidden]
+        verbs: [use]
+        destinations:
+          - {{clusters: [payment], ports: ['{port}'], schemes: [https], methods: [GET], paths: [/v1/]{more}}}
+"
+        )
+    };
+    let told = (
+        "              - xds.route_name\n",
+        "              - xds.route_name\n              - destination.port\n",
+    );
+    let header = ("x-api-key", "{{secret://local/zq-hidden}}");
+    for told in [Some(told), None] {
+        let mut builder = Mesh::builder().file("policies/bound.yaml", &policy(1, ""));
+        if let Some((from, to)) = told {
+            builder = builder.edit(from, to);
+        }
+        let mesh = builder.start().await;
+        let port = mesh.envoy.address("edge").port();
+        let ask = |method: &'static str, path: &'static str| {
+            let client = mesh.api();
+            async move { client.request(method, "api.stripe.test", path, &[header]).await }
+        };
+        // Of another port.
+        let answer = ask("GET", "/v1/charges").await;
+        assert_refused(&mesh, &answer, &[403]);
+        let details = mesh.envoy.access(0).await["details"].clone();
+        let expected = match told {
+            Some(_) => "vaultmux_denied_no_match",
+            None => "binding_attribute_missing:destination.port",
+        };
+        assert_eq!(details, expected);
+        std::fs::write(mesh.service.path("policies/bound.yaml"), policy(port, "")).expect("write");
+        mesh.service.hang_up();
+        mesh.service.reloaded(2).await;
+        for (method, path) in
+            [("POST", "/v1/charges"), ("GET", "/v1"), ("GET", "/v2/"), ("GET", "/v1/%2e%2e/a")]
+        {
+            assert_refused(&mesh, &ask(method, path).await, &[400, 403]);
+        }
+        let answer = ask("GET", "/v1/charges?a=b").await;
+        match told {
+            Some(_) => {
+                assert_eq!(answer.json::<Received>().header("x-api-key"), ["canary-hidden-5Zt"]);
+            }
+            None => assert_refused(&mesh, &answer, &[403]),
+        }
+        mesh.finish().await;
+    }
+}

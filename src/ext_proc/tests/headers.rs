@@ -256,3 +256,70 @@ async fn secret_operations_are_answered_as_rest_does() {
         assert!(header("content-length").is_none());
     }
 }
+
+/// What the client's own request says binds too, and what the proxy does not tell denies.
+#[tokio::test]
+async fn use_is_bound_to_port_scheme_method_and_path() {
+    let policy = POLICY.replace(
+        "destinations: [{hosts:",
+        "destinations: [{ports: ['443'], schemes: [https], methods: [GET], paths: [/v1/], hosts:",
+    );
+    assert_ne!(policy, POLICY);
+    let service = Service::start_with(|snapshot| {
+        let policies = Policies::parse(&[("test.yaml".into(), policy)], &snapshot.catalog);
+        let policies = PolicySet::compile(&policies.expect("valid policy"), 1);
+        snapshot.policies = Arc::new(policies);
+    })
+    .await;
+    let port = |mut message: ProcessingRequest, kind: Kind| {
+        for attributes in message.attributes.values_mut() {
+            let value = Value { kind: Some(kind.clone()) };
+            attributes.fields.insert("destination.port".to_owned(), value);
+        }
+        message
+    };
+    let sent = |target: &str, headers: &[(&str, &str)]| {
+        let key = ("x-key", "{{secret://local/use/key}}");
+        let message = request(target, &[headers, &[key]].concat());
+        port(message, Kind::NumberValue(443.0))
+    };
+    let https = [(":scheme", "https")];
+    let good = || sent("/v1/charges?a=b", &https);
+    let hidden = |name: &str| {
+        let mut message = good();
+        headers_of(&mut message).retain(|header| header.key != name);
+        message
+    };
+    let mut posted = good();
+    headers_of(&mut posted)[0].raw_value = b"POST".to_vec();
+    let rows = [
+        (without(good(), "destination.port"), "binding_attribute_missing:destination.port"),
+        (port(good(), Kind::NumberValue(443.5)), "binding_attribute_missing:destination.port"),
+        (
+            port(good(), Kind::StringValue("443".into())),
+            "binding_attribute_missing:destination.port",
+        ),
+        (port(good(), Kind::NumberValue(80.0)), "vaultmux_denied_no_match"),
+        (hidden(":scheme"), "binding_attribute_missing:request.scheme"),
+        (sent("/v1/charges", &[(":scheme", "http")]), "vaultmux_denied_no_match"),
+        (hidden(":method"), "binding_attribute_missing:request.method"),
+        (posted, "vaultmux_denied_no_match"),
+        (hidden(":path"), "binding_attribute_missing:request.path"),
+        // A path of more than one reading is none.
+        (sent("/v1/../admin", &https), "binding_attribute_missing:request.path"),
+        (sent("/v1/%2e%2e/admin", &https), "binding_attribute_missing:request.path"),
+        (sent("/v1//a", &https), "binding_attribute_missing:request.path"),
+        (sent("/v1x", &https), "vaultmux_denied_no_match"),
+        (sent("/v1", &https), "vaultmux_denied_no_match"),
+    ];
+    for (message, details) in rows {
+        let answer = service.ask(message).await.expect("an answer");
+        assert_eq!((status(&answer).0, status(&answer).1), (403, details));
+    }
+    let shown = with(hidden(":scheme"), "request.scheme", "https");
+    let target = with(hidden(":path"), "request.path", "/v1/charges?a=b");
+    for message in [good(), shown, target] {
+        let answer = service.ask(message).await.expect("an answer");
+        assert_eq!(mutated(&answer), [("x-key".to_owned(), CANARY.to_owned())]);
+    }
+}
