@@ -15,6 +15,7 @@ mod message;
 pub mod openapi;
 mod problem;
 mod record;
+mod redirect;
 mod secrets;
 pub mod watch;
 
@@ -23,6 +24,7 @@ pub use injection::{Fetched, Injector, Refusal, settable};
 pub use message::Health;
 pub use problem::{Problem, ProblemCode, challenge};
 pub use record::Recorder;
+pub use redirect::{ORIGINAL_URL, not_redirected};
 
 use std::{
     sync::Arc,

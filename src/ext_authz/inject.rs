@@ -10,7 +10,10 @@ use tokio::time::Instant;
 
 use super::attributes::{self, Route};
 use crate::{
-    api::{Injector, Problem, ProblemCode, Recorder, Refusal, check::Http},
+    api::{
+        Injector, ORIGINAL_URL, Problem, ProblemCode, Recorder, Refusal, check::Http,
+        not_redirected,
+    },
     identity::Principal,
     injection::{
         Injection, InjectionMatch, Matched, Refused, Rewrite, Unaliased, Unfit, UnfitReason,
@@ -58,14 +61,19 @@ impl Allowed<'_> {
             }
             return Ok(Vec::new());
         }
-        let substitutions = &self.snapshot.substitutions;
-        let unaliased = without_aliases(substitutions, attributes::headers(self.request));
-        let (mut rewrites, scanned) =
-            self.rewrites(unaliased.as_ref(), &destination, InjectionMatch::matches);
         let refused = |refusal| {
             recorder.metrics.ext_authz_reference("denied");
             refusal
         };
+        // Headers that come in several are joined, which is no URL.
+        let headers = attributes::headers(self.request);
+        for (_, url) in headers.filter(|(name, _)| name.eq_ignore_ascii_case(ORIGINAL_URL)) {
+            not_redirected(url, &self.snapshot.policies).map_err(refused)?;
+        }
+        let substitutions = &self.snapshot.substitutions;
+        let unaliased = without_aliases(substitutions, attributes::headers(self.request));
+        let (mut rewrites, scanned) =
+            self.rewrites(unaliased.as_ref(), &destination, InjectionMatch::matches);
         rewrites.extend(scanned.map_err(Refusal::from).map_err(refused)?);
         let path = canonical_path(self.http.path).ok();
         let Matched { required, redacts, .. } =

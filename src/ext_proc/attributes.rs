@@ -45,6 +45,9 @@ pub(super) struct Head<'a> {
     scheme: Option<&'a str>,
     /// That the client's connection was made to, if Envoy says so.
     port: Option<String>,
+    /// The URL that was asked for first, if Envoy follows a redirect: empty if there are
+    /// several.
+    pub(super) original_url: Option<&'a [u8]>,
     pub(super) request_id: Option<&'a str>,
     pub(super) traceparent: Option<&'a str>,
     /// Whether errors have to be gRPC statuses.
@@ -77,6 +80,7 @@ impl<'a> Head<'a> {
             path: None,
             scheme: None,
             port: None,
+            original_url: None,
             request_id: None,
             traceparent: None,
             grpc: false,
@@ -94,6 +98,10 @@ impl<'a> Head<'a> {
                     head.request_id = api::request_id(std::str::from_utf8(value).ok());
                 }
                 ":scheme" => scheme.set(value),
+                api::ORIGINAL_URL => {
+                    let first = head.original_url.is_none();
+                    head.original_url = Some(if first { value } else { &[] });
+                }
                 "traceparent" => traceparent.set(value),
                 "content-type" => head.grpc = is_grpc(value),
                 _ => {}

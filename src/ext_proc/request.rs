@@ -104,6 +104,12 @@ impl Processor for SecretProcessor {
             request_id: &request_id,
             deadline,
         };
+        if let Some(url) = head.original_url
+            && let Err(refusal) = api::not_redirected(url, &snapshot.policies)
+        {
+            self.metrics.ext_proc_reference("denied");
+            return exchange.refuse(None, refusal);
+        }
         let (path, _) = crate::operation::split_query(head.target);
         let below = head.host().and_then(|host| snapshot.secret_routes.below(host, path));
         let plan = match below {

@@ -231,3 +231,34 @@ spec:
         mesh.finish().await;
     }
 }
+
+/// Envoy would send the value along, to wherever the destination says.
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_that_the_proxy_follows_take_no_value_along() {
+    let follow = |cluster: &str| {
+        (
+            format!("route: {{cluster: {cluster}}}"),
+            format!(
+                "route: {{cluster: {cluster}, internal_redirect_policy: {{max_internal_redirects: 1}}}}"
+            ),
+        )
+    };
+    let (payment, app) = (follow("payment"), follow("app"));
+    let mesh = Mesh::builder().edit(&payment.0, &payment.1).edit(&app.0, &app.1).start().await;
+    for client in [mesh.api(), mesh.api().http2()] {
+        let headers = [("x-api-key", REFERENCE)];
+        let path = "/public/redirect?https://app.test/public/stolen";
+        let answer = client.request("GET", "api.stripe.test", path, &headers).await;
+        assert_eq!(answer.status, 403, "{}", answer.text());
+        assert!(!answer.text().contains("canary-"), "{}", answer.text());
+    }
+    let first = mesh.payment.received();
+    assert_eq!(first[0].header("x-api-key"), [VALUE]);
+    assert!(mesh.app.received().is_empty(), "{:?}", mesh.app.received());
+    assert_eq!(mesh.envoy.access(1).await["details"], "vaultmux_internal_redirect");
+    // Where no secret is ever sent, they are followed.
+    let path = "/public/redirect?https://app.test/public/moved";
+    let answer = mesh.api().get("app.test", path).await;
+    assert_eq!(answer.json::<Received>().path, "/public/moved");
+    mesh.finish().await;
+}

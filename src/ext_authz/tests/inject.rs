@@ -368,3 +368,16 @@ async fn use_is_bound_to_port_scheme_method_and_path() {
         assert_eq!(reason(&response), expected);
     }
 }
+
+#[tokio::test]
+async fn redirects_that_the_proxy_follows_are_refused_where_secrets_may_be_in_them() {
+    let (service, _) = service(INJECTING);
+    for (url, expected) in [
+        ("https://api.stripe.test/v1/charges", "vaultmux_internal_redirect"),
+        ("nonsense", "vaultmux_internal_redirect"),
+        ("http://other.test/", ""),
+    ] {
+        let case = Case::http("GET", "other.test", "/").header("x-envoy-original-url", url);
+        assert_eq!(reason(&check(&service, case).await), expected, "{url}");
+    }
+}

@@ -323,3 +323,30 @@ async fn use_is_bound_to_port_scheme_method_and_path() {
         assert_eq!(mutated(&answer), [("x-key".to_owned(), CANARY.to_owned())]);
     }
 }
+
+/// What was put into the first attempt may still be in it, whoever is asked now.
+#[tokio::test]
+async fn redirects_that_the_proxy_follows_are_refused_where_secrets_may_be_in_them() {
+    let service = Service::start().await;
+    let refused = (403, "vaultmux_internal_redirect");
+    let from = |url: &'static str| ("x-envoy-original-url", url);
+    let rows = [
+        (vec![from("https://api.stripe.com/v1")], refused),
+        (vec![from("http://API.stripe.com:443/v1?a=b")], refused),
+        (vec![from("https://api.stripe.com./")], refused),
+        (vec![from("nonsense")], refused),
+        (vec![from("")], refused),
+        (vec![from("http://app.test/"), from("http://app.test/")], refused),
+        // Toward this one nobody may use anything.
+        (vec![from("http://app.test/a")], (0, "")),
+    ];
+    for (headers, expected) in rows {
+        for host in ["evil.test", "api.stripe.com"] {
+            let mut headers = headers.clone();
+            headers.push(("x-key", CANARY));
+            let message = anonymous("GET", host, "/", &headers);
+            let answer = service.ask(message).await.expect("an answer");
+            assert_eq!((status(&answer).0, status(&answer).1), expected, "{headers:?}");
+        }
+    }
+}
