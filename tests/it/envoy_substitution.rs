@@ -464,3 +464,36 @@ async fn service_that_dies_in_the_middle_ends_the_request() {
         assert!(mesh.payment.received().is_empty(), "{body}");
     }
 }
+
+/// It dies while an answer is on its way: the client never takes a part of it for whole, and
+/// none of it has the value.
+#[tokio::test(flavor = "multi_thread")]
+async fn service_that_dies_in_the_middle_cuts_the_answer_off() {
+    for body in ["NONE", "BUFFERED", "STREAMED", "FULL_DUPLEX_STREAMED"] {
+        let trailers = if body == "FULL_DUPLEX_STREAMED" { "SEND" } else { "SKIP" };
+        for http2 in [true, false] {
+            let mut mesh = modes(mesh(REDACTED), body, trailers, true).start().await;
+            let client = if http2 { mesh.api().http2() } else { mesh.api() };
+            let answer = tokio::spawn(async move {
+                let headers = [("x-api-key", REFERENCE)];
+                client.try_send("GET", HOST, "/public/slow", &headers, sized("")).await
+            });
+            // Once the answer is under way. A body that is held as a whole is not shown.
+            let under_way = if body == "BUFFERED" { 2 } else { 5 };
+            while mesh.envoy.counter("ext_proc.stream_msgs_sent").await < under_way {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            mesh.service.kill().await;
+            match answer.await.expect("no panic") {
+                Ok(answer) => {
+                    assert!(answer.status >= 500, "{body} {http2}: {}", answer.status);
+                    assert!(!answer.text().contains(VALUE), "{body} {http2}");
+                }
+                Err(error) => {
+                    let late = error.is::<tokio::time::error::Elapsed>();
+                    assert!(!late, "{body} {http2}: it was not cut off");
+                }
+            }
+        }
+    }
+}
