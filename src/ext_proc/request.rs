@@ -10,7 +10,7 @@ mod sign;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::service::ext_proc::v3::HeaderMutation;
+use envoy_types::pb::envoy::service::ext_proc::v3::{HeaderMutation, ImmediateResponse};
 use http::Response;
 use tokio::time::Instant;
 
@@ -26,7 +26,7 @@ use crate::{
     injection::{Scanner, Violation},
     metrics::{Edge, Metrics},
     policy::{DecisionId, Denial, Permit},
-    secret::{SecretRecord, SecretValue},
+    secret::{SecretRecord, SecretRef, SecretValue},
     signing::AccessTokens,
     snapshot::{Current, Snapshot},
 };
@@ -68,6 +68,8 @@ struct Plan {
     /// Whether there has to be one.
     required: bool,
     redacts: bool,
+    /// Whether credentials are made once the body is there.
+    signs: bool,
 }
 
 /// Secrets that were put into one request, each once. Without `Debug`.
@@ -121,7 +123,7 @@ impl Processor for SecretProcessor {
                 Verdict::Proceed(plan) => *plan,
             },
         };
-        let Plan { mutation, principal, used, body, required, redacts } = plan;
+        let Plan { mutation, principal, used, body, required, redacts, signs } = plan;
         let scan = body.map(|place| Scan {
             scanner: Scanner::new(
                 snapshot.substitutions.finder(place.surface),
@@ -134,7 +136,8 @@ impl Processor for SecretProcessor {
         let suspects =
             !snapshot.suspect_statuses.is_empty() && (scan.is_some() || !used.secrets.is_empty());
         let response_headers = redacts || suspects;
-        let work = Rest { mutation, scan, response_headers, response_body: redacts };
+        let unsigned = signs.then(|| mutation.clone());
+        let work = Rest { mutation, scan, signs, response_headers, response_body: redacts };
         let session = SecretSession {
             metrics: Arc::clone(&self.metrics),
             settings: self.settings,
@@ -142,6 +145,7 @@ impl Processor for SecretProcessor {
             request_id: request_id.clone(),
             principal,
             place: body,
+            unsigned,
             used,
             redacts,
             needles: None,
@@ -183,10 +187,15 @@ impl Exchange<'_> {
         }
     }
 
-    pub(super) fn refuse(&self, principal: Option<&Principal>, refusal: Refusal) -> HeadersAnswer {
+    fn refuse(&self, principal: Option<&Principal>, refusal: Refusal) -> HeadersAnswer {
+        HeadersAnswer::Respond(self.end(principal, refusal))
+    }
+
+    /// The response that a request ends with that is refused.
+    pub(super) fn end(&self, principal: Option<&Principal>, refusal: Refusal) -> ImmediateResponse {
         let response = api::refuse(refusal.problem, self.request_id);
         self.log("refused", principal, Some(response.status().as_u16()));
-        self.respond(response, &refusal.details)
+        mutation::immediate(response, &refusal.details, self.head.grpc)
     }
 
     fn respond(&self, response: Response<Bytes>, details: &str) -> HeadersAnswer {
@@ -208,6 +217,11 @@ impl Exchange<'_> {
 // === impl Used ===
 
 impl Used {
+    fn value(&self, secret: &SecretRef) -> Option<&SecretValue> {
+        let found = self.secrets.iter().find(|(permit, _)| permit.secret() == secret);
+        found.map(|(_, record)| &record.value)
+    }
+
     fn extend(&mut self, fetched: Fetched) {
         for (permit, record) in fetched.into_secrets() {
             self.add(permit, record);

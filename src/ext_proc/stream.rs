@@ -211,6 +211,10 @@ impl<P: Processor> Driver<P> {
                     }
                 }
             }
+            Step::Sign(body, changed) => Taken::Step(match session?.sign(body, changed).await {
+                Ok(mutation) => self.phases.signed(mutation),
+                Err(response) => Step::Answer(self.phases.immediate(response).into()),
+            }),
             Step::Refuse(refusal) => {
                 self.end.metrics.ext_proc_body(refusal.as_str());
                 Taken::Answer(self.phases.immediate(session?.refuse(refusal)).into())

@@ -4,10 +4,7 @@ mod envoy;
 mod work;
 
 use envoy_types::pb::envoy::{
-    extensions::filters::http::ext_proc::v3::{
-        ProcessingMode,
-        processing_mode::{BodySendMode, HeaderSendMode},
-    },
+    extensions::filters::http::ext_proc::v3::{ProcessingMode, processing_mode::BodySendMode},
     service::ext_proc::v3::{
         HeaderMutation, HttpBody, HttpHeaders, HttpTrailers, ImmediateResponse,
         StreamedBodyResponse, TrailersResponse, body_mutation::Mutation,
@@ -65,7 +62,11 @@ fn answers(
         Step::Answer(answer) => vec![*answer],
         Step::Echo(echo) => echo.collect(),
         Step::Nothing => vec![],
-        Step::Resolve(_) | Step::Response(..) | Step::ResponseTrailers(..) | Step::Refuse(_) => {
+        Step::Resolve(_)
+        | Step::Sign(..)
+        | Step::Response(..)
+        | Step::ResponseTrailers(..)
+        | Step::Refuse(_) => {
             panic!("nobody asked for this")
         }
     })

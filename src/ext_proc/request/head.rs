@@ -23,9 +23,9 @@ use crate::{
 
 /// What rules set in a request.
 #[derive(Default)]
-struct Injected<'a> {
+pub(super) struct Injected<'a> {
     rewrites: Vec<Rewrite<'a>>,
-    signers: Vec<&'a Signer>,
+    pub(super) signers: Vec<&'a Signer>,
 }
 
 // === impl Exchange ===
@@ -96,7 +96,7 @@ impl Exchange<'_> {
                 self.log("injected", principal.as_ref(), None);
                 let suspects = !self.snapshot.suspect_statuses.is_empty();
                 let watched = suspects && !plan.used.secrets.is_empty();
-                if plan.body.is_some() || plan.redacts || watched {
+                if plan.body.is_some() || plan.redacts || plan.signs || watched {
                     return Verdict::Proceed(Box::new(Plan { principal, ..plan }));
                 }
                 Verdict::Answer(HeadersAnswer::Mutate(plan.mutation))
@@ -165,19 +165,24 @@ impl Exchange<'_> {
             mutation.set_headers.push(mutation::overwrite(name, value.into()));
             mutation.remove_headers.extend(["range".to_owned(), "if-range".to_owned()]);
         }
-        if let Some(principal) = principal {
-            // Last, over all that changes in the head; what changes later cannot be signed.
+        let mut signs = false;
+        if let Some(principal) = principal.filter(|_| !injected.signers.is_empty()) {
+            self.fetch_keys(principal, &injected.signers, &mut used).await?;
+            // Last, over all that changes in the head.
             let seen = match request.headers.end_of_stream {
                 true => Body::Whole(&[]),
                 false => Body::Unseen,
             };
-            self.sign(principal, &injected.signers, seen, &mut mutation, &mut used).await?;
+            signs = request.whole_body && self.needs_body(&injected.signers, seen, &mutation);
+            if !signs {
+                self.sign(&injected.signers, seen, &mut mutation, &mut used).await?;
+            }
         }
-        Ok(Plan { mutation, principal: None, used, body, required, redacts })
+        Ok(Plan { mutation, principal: None, used, body, required, redacts, signs })
     }
 
     /// What rules set. Of several rules for one header the first wins.
-    fn injected(&self, path: Option<&str>) -> Injected<'_> {
+    pub(super) fn injected(&self, path: Option<&str>) -> Injected<'_> {
         let destination = self.head.destination();
         let mut injected = Injected::default();
         for injection in self.snapshot.injections.iter() {

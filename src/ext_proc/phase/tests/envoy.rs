@@ -90,6 +90,7 @@ impl<'p, F: FnMut(&str) -> Resolution> Envoy<'p, F> {
                         Err(error) => return Got::Ended(Outcome::Failed(error)),
                     }
                 }
+                Step::Sign(..) => self.phases.signed(HeaderMutation::default()),
                 Step::Process(..) | Step::Response(..) => panic!("headers were answered before"),
             };
         }
