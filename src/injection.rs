@@ -54,6 +54,8 @@ pub struct Injection {
     pub matcher: InjectionMatch,
     /// Headers to set, replacing what the client sent.
     pub headers: Vec<(HeaderName, InjectedValue)>,
+    /// Parameters of the query to set, replacing what the client sent.
+    pub query: Vec<(String, Template)>,
     /// What makes more headers, of the request as it will be.
     pub signers: Vec<Signer>,
 }

@@ -137,11 +137,18 @@ ext_proc:
     - name: basic
       match: {hosts: [api.stripe.test], paths: [/basic/]}
       basic: {username: me, password: "{{secret://local/zq-stripe}}"}
+    - name: query
+      match: {hosts: [api.stripe.test], paths: [/query/], schemes: [https]}
+      query: {key: "{{secret://local/zq-stripe}}"}
     - name: elsewhere
       match: {hosts: [app.test]}
       set_headers: [{name: x-api-key, value: "{{secret://local/zq-stripe}}"}]
 "#;
-    let mesh = Mesh::builder().config(rules).start().await;
+    let mesh = Mesh::builder()
+        .config(rules)
+        .edit("disallow_system: true", "disallow_system: false")
+        .start()
+        .await;
     let own = [("authorization", "Bearer mine")];
     let get = |path: &'static str| {
         let client = mesh.api();
@@ -150,6 +157,8 @@ ext_proc:
     assert_eq!(get("/bearer/x").await.header("authorization"), [format!("Bearer {VALUE}")]);
     let basic = format!("Basic {}", STANDARD.encode(format!("me:{VALUE}")));
     assert_eq!(get("/basic/x").await.header("authorization"), [basic]);
+    let target = get("/query/x?a=b&key=mine").await.path;
+    assert_eq!(target, format!("/query/x?a=b&key={VALUE}"));
     assert_eq!(get("/other").await.header("authorization"), ["Bearer mine"]);
     // A rule grants nothing: without `use` for that destination the request stops.
     let refused = send(&mesh, "app.test", &[]).await;

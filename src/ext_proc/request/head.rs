@@ -15,7 +15,7 @@ use crate::{
     },
     identity::Principal,
     injection::{
-        HeaderText, Matched, Progress, Refused, Rewrite, is_same, scan_headers, without_aliases,
+        HeaderText, Matched, Progress, Refused, Rewrite, Template, is_same, scan_headers, without_aliases,
     },
     policy::Denial,
     signing::{Body, Signer},
@@ -25,6 +25,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Injected<'a> {
     rewrites: Vec<Rewrite<'a>>,
+    query: Vec<(&'a str, &'a Template)>,
     pub(super) signers: Vec<&'a Signer>,
 }
 
@@ -137,6 +138,9 @@ impl Exchange<'_> {
             done.push(piece);
         }
         surface::put(done, self.head, &mut mutation);
+        if let Some(principal) = principal {
+            self.set_query(principal, &injected.query, &mut mutation, &mut used).await?;
+        }
         let body = match body {
             Ok(body) => body,
             Err(unseen) => {
@@ -195,6 +199,11 @@ impl Exchange<'_> {
                     injected.rewrites.push(Rewrite { name: name.clone(), values: vec![value] });
                 }
             }
+            for (name, value) in &injection.query {
+                if !injected.query.iter().any(|(seen, _)| seen == name) {
+                    injected.query.push((name, value));
+                }
+            }
             for signer in &injection.signers {
                 if !signer.headers().iter().any(|name| injected.sets(name)) {
                     injected.signers.push(signer);
@@ -202,6 +211,26 @@ impl Exchange<'_> {
             }
         }
         injected
+    }
+
+    /// Sets parameters of the query, in the target as it is by now.
+    async fn set_query(
+        &self,
+        principal: &Principal,
+        parameters: &[(&str, &Template)],
+        mutation: &mut HeaderMutation,
+        used: &mut Used,
+    ) -> Result<(), Refusal> {
+        if parameters.is_empty() {
+            return Ok(());
+        }
+        let secrets = parameters.iter().flat_map(|(_, value)| value.references());
+        let fetched = self.injector(principal).fetch(secrets).await?;
+        let target = mutation::target_after(mutation).unwrap_or(self.head.target);
+        let target = surface::with_query(target, parameters, |secret| fetched.value(secret))?;
+        mutation.set_headers.push(mutation::overwrite(":path", target));
+        used.extend(fetched);
+        Ok(())
     }
 
     async fn substitute(
@@ -223,7 +252,7 @@ impl Exchange<'_> {
 
 impl Injected<'_> {
     fn is_empty(&self) -> bool {
-        self.rewrites.is_empty() && self.signers.is_empty()
+        self.rewrites.is_empty() && self.query.is_empty() && self.signers.is_empty()
     }
 
     fn sets(&self, name: &http::HeaderName) -> bool {

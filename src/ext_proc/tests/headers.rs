@@ -350,3 +350,30 @@ async fn redirects_that_the_proxy_follows_are_refused_where_secrets_may_be_in_th
         }
     }
 }
+
+/// Whatever the client says in the parameter, and however it writes its name.
+#[tokio::test]
+async fn rules_set_parameters_of_the_query() {
+    let service = Service::start_with(|snapshot| {
+        let parse = |text| Template::parse(text, &snapshot.catalog).expect("valid");
+        let mut injection = snapshot.injections[0].clone();
+        injection.headers.clear();
+        injection.query = vec![
+            ("key".to_owned(), parse("k-{{secret://local/use/key}}")),
+            ("again".to_owned(), parse("{{secret://local/use/odd}}")),
+        ];
+        snapshot.injections = Arc::new([injection]);
+    })
+    .await;
+    let set = format!("key=k-{CANARY}&again=a%26b%3D%2F%2B%25");
+    for (sent, kept) in [
+        ("/inject", "/inject?"),
+        ("/inject?", "/inject?"),
+        ("/inject?a=b", "/inject?a=b&"),
+        ("/inject?key=mine&a=b&key", "/inject?a=b&"),
+        ("/inject?k%65y=mine&&KEY=2&keys=3", "/inject?KEY=2&keys=3&"),
+    ] {
+        let answer = service.ask(request(sent, &[])).await.expect("an answer");
+        assert_eq!(mutated(&answer), [(":path".to_owned(), format!("{kept}{set}"))], "{sent}");
+    }
+}
