@@ -70,6 +70,8 @@ pub(super) struct Phases {
     responded: bool,
     /// Envoy ignores a mode override in a stream like this.
     override_ignored: bool,
+    /// Whether the response's body is shown only if Envoy heeds the override.
+    response_overridden: bool,
     wanted: Wanted,
     request: Direction,
     response: Direction,
@@ -129,7 +131,7 @@ pub(super) enum OutOfOrder {
     Length,
     #[error("response while the end of the request's body is held back")]
     Held,
-    #[error("response to a request whose body had to hold a reference and was not shown")]
+    #[error("response to a request whose body, or the response's own, had to be shown and was not")]
     Unseen,
 }
 
@@ -147,6 +149,7 @@ impl Phases {
             observed: false,
             responded: false,
             override_ignored: request.mode.is_fixed() || response.mode.is_fixed(),
+            response_overridden: false,
             wanted: Wanted::default(),
             request,
             response,
@@ -193,7 +196,10 @@ impl Phases {
                 }
                 if self.request.is_unseen() {
                     self.notes.push(Note::OverrideIgnored);
-                    if self.request.must_be_seen() {
+                    // An override that did not show the one body does not show the other. A
+                    // body in chunks may also be late, where the answer did not wait for it.
+                    let unheeded = self.request.mode == BodyMode::Buffered;
+                    if self.request.must_be_seen() || unheeded && self.response_overridden {
                         return Err(OutOfOrder::Unseen);
                     }
                 }
@@ -249,6 +255,7 @@ impl Phases {
             self.request.mode = self.request.mode.for_work(self.request.framing.length);
         }
         if overrides && wanted.response_body {
+            self.response_overridden = self.response.mode == BodyMode::None;
             self.response.mode = self.response.mode.for_work(None);
         }
         if self.request.loses_length() {

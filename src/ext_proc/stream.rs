@@ -142,7 +142,12 @@ impl<P: Processor> Driver<P> {
                     let Some(message) = message.map_err(unreadable)? else {
                         return Ok(None);
                     };
-                    self.phases.next(message)?
+                    let step = self.phases.next(message);
+                    // Also of a message that ends the stream.
+                    for note in self.phases.notes() {
+                        self.end.metrics.ext_proc_body(note.as_str());
+                    }
+                    step?
                 }
             };
             let answer = loop {
@@ -159,9 +164,6 @@ impl<P: Processor> Driver<P> {
                     },
                 };
             };
-            for note in self.phases.notes() {
-                self.end.metrics.ext_proc_body(note.as_str());
-            }
             if answer.is_some() {
                 return Ok(answer);
             }
