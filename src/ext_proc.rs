@@ -90,6 +90,12 @@ pub trait Processor: Send + Sync + 'static {
         &self,
         request: RequestHeaders,
     ) -> impl Future<Output = HeadersAnswer> + Send;
+
+    /// Looks at one request's headers that pass whatever it finds: Envoy reads no answers.
+    fn on_observed(&self, request: RequestHeaders) -> impl Future<Output = ()> + Send {
+        drop(request);
+        std::future::ready(())
+    }
 }
 
 /// The headers of a request, and what Envoy says about it. Without `Debug`, since

@@ -116,6 +116,7 @@ fn settle(phases: &mut Phases, step: Step, asked: Option<u8>, settings: u8) -> b
                 assert!(before.iter().all(|kind| matches!(kind, Some(2 | 3))), "bodies before");
                 return true;
             }
+            Step::Observe(_) => return true,
             Step::Process(turn, request) => {
                 let scan = (settings & 4 != 0 && request.request_body).then(|| {
                     let finder = Arc::new(Finder::new(Encoding::Plain, &Arc::from([])));

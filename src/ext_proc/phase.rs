@@ -86,6 +86,8 @@ pub(super) struct ResponseTurn(());
 
 /// What to do about a message.
 pub(super) enum Step {
+    /// Show it to the processor. No answer is due.
+    Observe(Box<RequestHeaders>),
     /// Ask the processor, then [`Phases::answer`].
     Process(HeadersTurn, Box<RequestHeaders>),
     /// Ask what these references stand for, then [`Phases::resolved`].
@@ -166,10 +168,22 @@ impl Phases {
             self.configure(protocol);
         }
         self.observed |= message.observability_mode;
-        if self.observed || self.responded {
+        if self.responded || self.observed && message.request.is_none() {
             return Ok(Step::Nothing);
         }
         match message.request.ok_or(OutOfOrder::NoPhase)? {
+            Request::RequestHeaders(headers) if self.observed => {
+                let framing = Framing::of(&headers);
+                let request = RequestHeaders {
+                    headers,
+                    attributes: message.attributes,
+                    metadata: message.metadata_context,
+                    framing,
+                    ..RequestHeaders::default()
+                };
+                Ok(Step::Observe(Box::new(request)))
+            }
+            _ if self.observed => Ok(Step::Nothing),
             Request::RequestHeaders(headers) => {
                 // A response is under way: nothing was routed, nothing is to be injected.
                 if self.response.started() {

@@ -3,6 +3,7 @@
 
 mod decide;
 mod head;
+mod observe;
 mod operate;
 mod refusal;
 mod sign;
@@ -92,6 +93,21 @@ impl SecretProcessor {
 }
 
 impl Processor for SecretProcessor {
+    async fn on_observed(&self, request: RequestHeaders) {
+        let snapshot = self.current.load_full();
+        let head = Head::new(&request).ruled_by(&snapshot);
+        let request_id = head.request_id.unwrap_or_default();
+        let exchange = Exchange {
+            metrics: &self.metrics,
+            snapshot: &snapshot,
+            head: &head,
+            tokens: &self.tokens,
+            request_id,
+            deadline: Instant::now(),
+        };
+        exchange.observe(&request);
+    }
+
     async fn on_request_headers(&self, request: RequestHeaders) -> HeadersAnswer {
         let deadline = api::deadline(self.settings.budget());
         let snapshot = self.current.load_full();

@@ -175,6 +175,11 @@ impl<P: Processor> Driver<P> {
         let extension = self.extension.filter(|_| !self.phases.is_patient());
         let session = self.session.as_mut().ok_or(Abort::NoSession);
         Ok(match step {
+            Step::Observe(mut request) => {
+                request.peer.clone_from(&self.peer);
+                self.processor.on_observed(*request).await;
+                Taken::Step(Step::Nothing)
+            }
             Step::Process(turn, mut request) => {
                 request.peer.clone_from(&self.peer);
                 let Some(extension) = extension else {

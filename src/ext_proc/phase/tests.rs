@@ -61,7 +61,7 @@ fn answers(
         Step::Process(turn, _) => vec![phases.answer(turn, HeadersAnswer::Continue)],
         Step::Answer(answer) => vec![*answer],
         Step::Echo(echo) => echo.collect(),
-        Step::Nothing => vec![],
+        Step::Nothing | Step::Observe(_) => vec![],
         Step::Resolve(_)
         | Step::Sign(..)
         | Step::Response(..)

@@ -15,9 +15,11 @@ use crate::{
     },
     identity::Principal,
     injection::{
-        HeaderText, Matched, Progress, Refused, Rewrite, Template, is_same, scan_headers, without_aliases,
+        HeaderText, Matched, Progress, Refused, Rewrite, Template, is_same, scan_headers,
+        without_aliases,
     },
     policy::Denial,
+    secret::SecretRef,
     signing::{Body, Signer},
 };
 
@@ -251,11 +253,18 @@ impl Exchange<'_> {
 // === impl Injected ===
 
 impl Injected<'_> {
+    /// All that rules would put into the request.
+    pub(super) fn references(&self) -> impl Iterator<Item = &SecretRef> {
+        let rewrites = self.rewrites.iter().flat_map(Rewrite::references);
+        let query = self.query.iter().flat_map(|(_, value)| value.references());
+        rewrites.chain(query).chain(self.signers.iter().flat_map(|signer| signer.references()))
+    }
+
     fn is_empty(&self) -> bool {
         self.rewrites.is_empty() && self.query.is_empty() && self.signers.is_empty()
     }
 
-    fn sets(&self, name: &http::HeaderName) -> bool {
+    pub(super) fn sets(&self, name: &http::HeaderName) -> bool {
         self.rewrites.iter().any(|rewrite| rewrite.name == name)
             || self.signers.iter().any(|signer| signer.headers().contains(name))
     }

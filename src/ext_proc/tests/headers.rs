@@ -377,3 +377,35 @@ async fn rules_set_parameters_of_the_query() {
         assert_eq!(mutated(&answer), [(":path".to_owned(), format!("{kept}{set}"))], "{sent}");
     }
 }
+
+/// Nobody reads answers: nothing is fetched, and what would be done is counted.
+#[tokio::test]
+async fn what_is_only_observed_is_counted() {
+    let service = Service::start().await;
+    let key = [("x-key", "{{secret://local/use/key}}")];
+    let elsewhere = with(request("/", &key), "xds.cluster_name", "evil");
+    for (mut message, injects, refuses) in [
+        (request("/", &[]), 0, 0),
+        (request("/", &key), 1, 0),
+        (request("/inject", &[]), 2, 0),
+        (elsewhere, 2, 1),
+        (anonymous("GET", "api.stripe.com", "/inject", &[]), 2, 2),
+        (request("/", &[("x-key", "x={{secret://local/use/key}}")]), 2, 3),
+        (request("/", &[("x-envoy-original-url", "https://api.stripe.com/")]), 2, 4),
+        (anonymous("GET", "vaultmux.test", "/v1/secrets/readable", &[]), 2, 4),
+    ] {
+        message.observability_mode = true;
+        let mut exchange = service.open().await;
+        exchange.send(message).await;
+        drop(exchange.requests);
+        let answer = exchange.answers.message().await.expect("no error");
+        assert!(answer.is_none(), "an answer");
+        for (result, count) in [("would_inject", injects), ("would_refuse", refuses)] {
+            let line = format!(r#"vaultmux_ext_proc_observed_total{{result="{result}"}} {count}"#);
+            assert!(count == 0 || service.counts(&line), "{line}");
+        }
+    }
+    let fetched = r#"vaultmux_ext_proc_references_total{result="resolved"} "#;
+    let metrics = service.metrics.encode().expect("text");
+    assert!(!metrics.contains(fetched), "{metrics}");
+}

@@ -91,7 +91,9 @@ impl<'p, F: FnMut(&str) -> Resolution> Envoy<'p, F> {
                     }
                 }
                 Step::Sign(..) => self.phases.signed(HeaderMutation::default()),
-                Step::Process(..) | Step::Response(..) => panic!("headers were answered before"),
+                Step::Observe(..) | Step::Process(..) | Step::Response(..) => {
+                    panic!("headers were answered before")
+                }
             };
         }
     }
