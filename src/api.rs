@@ -15,14 +15,16 @@ mod message;
 pub mod openapi;
 mod problem;
 mod record;
+mod redirect;
 mod secrets;
 pub mod watch;
 
 pub use authorize::{AUTHORIZE_METHODS, AUTHORIZE_PATH, AuthorizeRequest};
-pub use injection::{Injector, Refusal};
+pub use injection::{Fetched, Injector, Refusal, settable};
 pub use message::Health;
 pub use problem::{Problem, ProblemCode, challenge};
 pub use record::Recorder;
+pub use redirect::{ORIGINAL_URL, not_redirected};
 
 use std::{
     sync::Arc,

@@ -28,6 +28,7 @@ mod transform;
 
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use envoy_types::pb::{
     envoy::{
         config::core::v3::Metadata,
@@ -89,6 +90,12 @@ pub trait Processor: Send + Sync + 'static {
         &self,
         request: RequestHeaders,
     ) -> impl Future<Output = HeadersAnswer> + Send;
+
+    /// Looks at one request's headers that pass whatever it finds: Envoy reads no answers.
+    fn on_observed(&self, request: RequestHeaders) -> impl Future<Output = ()> + Send {
+        drop(request);
+        std::future::ready(())
+    }
 }
 
 /// The headers of a request, and what Envoy says about it. Without `Debug`, since
@@ -107,6 +114,8 @@ pub struct RequestHeaders {
     pub framing: Framing,
     /// Whether there is a body whose bytes can be replaced.
     pub request_body: bool,
+    /// Whether there is a body that can be had as a whole, while the headers wait.
+    pub whole_body: bool,
     /// Whether those of the response's body could be.
     pub response_body: bool,
 }
@@ -139,6 +148,8 @@ pub struct Rest {
     pub mutation: HeaderMutation,
     /// What to look for in its body, if anything.
     pub scan: Option<Scan>,
+    /// Whether its headers wait for credentials that are made of the whole body.
+    pub signs: bool,
     /// Whether the response's headers matter.
     pub response_headers: bool,
     /// Whether the response's body does.
@@ -158,6 +169,17 @@ pub trait Session: Send + Sync {
         references: Vec<String>,
         patient: bool,
     ) -> Result<Vec<(String, Resolution)>, ImmediateResponse>;
+
+    /// The headers that are made of the request's whole body, as it goes on: `changed` or
+    /// not. Must answer before Envoy's message timeout.
+    ///
+    /// # Errors
+    /// The response that the request ends with.
+    async fn sign(
+        &mut self,
+        body: Bytes,
+        changed: bool,
+    ) -> Result<HeaderMutation, ImmediateResponse>;
 
     /// The response to a message whose body cannot be let through.
     fn refuse(&mut self, refusal: BodyRefusal) -> ImmediateResponse;

@@ -54,6 +54,8 @@ pub struct Injection {
     pub matcher: InjectionMatch,
     /// Headers to set, replacing what the client sent.
     pub headers: Vec<(HeaderName, InjectedValue)>,
+    /// Parameters of the query to set, replacing what the client sent.
+    pub query: Vec<(String, Template)>,
     /// What makes more headers, of the request as it will be.
     pub signers: Vec<Signer>,
 }
@@ -70,6 +72,10 @@ pub struct InjectionMatch {
     pub paths: Vec<String>,
     /// Exact.
     pub methods: Vec<Method>,
+    /// Ports that clients connect to, in digits.
+    pub ports: Vec<String>,
+    /// As clients ask, `https` or `http`.
+    pub schemes: Vec<String>,
 }
 
 /// What an injected header holds once its references are resolved.
@@ -248,6 +254,8 @@ impl InjectionMatch {
         };
         any(&self.hosts, to.host)
             && any(&self.clusters, to.cluster)
+            && any(&self.ports, to.port)
+            && any(&self.schemes, to.scheme)
             && (self.paths.is_empty() || self.paths.iter().any(path_matches))
             && (self.methods.is_empty() || self.methods.iter().any(|m| m.as_str() == method))
     }

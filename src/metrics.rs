@@ -45,6 +45,7 @@ pub struct Metrics {
     ext_proc_references: Family<ResultLabels, Counter>,
     ext_proc_surfaces: Family<SurfaceLabels, Counter>,
     ext_proc_bodies: Family<ResultLabels, Counter>,
+    ext_proc_observed: Family<ResultLabels, Counter>,
     ext_authz_references: Family<ResultLabels, Counter>,
     token_verifications: Family<ResultLabels, Counter>,
     token_reviews: Family<ResultLabels, Counter>,
@@ -247,6 +248,7 @@ impl Default for Metrics {
             ext_proc_references: Family::default(),
             ext_proc_surfaces: Family::default(),
             ext_proc_bodies: Family::default(),
+            ext_proc_observed: Family::default(),
             ext_authz_references: Family::default(),
             token_verifications: Family::default(),
             token_reviews: Family::default(),
@@ -377,6 +379,11 @@ impl Default for Metrics {
             "vaultmux_ext_proc_bodies",
             "Bodies that were not looked at or not let through, by reason",
             metrics.ext_proc_bodies.clone(),
+        );
+        registry.register(
+            "vaultmux_ext_proc_observed",
+            "Requests in observability mode that would have had secrets put into them, by outcome",
+            metrics.ext_proc_observed.clone(),
         );
         registry.register(
             "vaultmux_ext_authz_references",
@@ -626,6 +633,11 @@ impl Metrics {
     /// A body that was not looked at, or not let through, and why.
     pub fn ext_proc_body(&self, result: &'static str) {
         self.ext_proc_bodies.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// A request that only passes by, and what would have become of it.
+    pub fn ext_proc_observed(&self, result: &'static str) {
+        self.ext_proc_observed.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// The same, where `ext_authz` puts secrets into requests.

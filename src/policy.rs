@@ -28,7 +28,11 @@ mod template;
 mod tests;
 mod yaml;
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 pub use decision::{AuditMatch, Decision, DecisionId, Denial, Generation, Reason};
 pub use diff::{Change, diff};
@@ -42,12 +46,13 @@ pub use reach::{Exception, Needs, Reachable};
 pub use region::{Ask, Piece, RuleRef, Span, TooMuch, Toward, Whom};
 pub use request::{
     Attribute, Connection, Destination, HttpRequest, InvalidRequest, Verb, canonical_host,
-    canonical_path, is_token, split_url,
+    canonical_method, canonical_path, canonical_port, is_token, split_url,
 };
 pub use review::{Finding, FindingKind, Surroundings, unread_files};
 pub use source::{Policies, PolicyFile};
 pub use suite::{Case, CaseReport, Check, Coverage, Suite};
 
+use self::rule::Target;
 use crate::{
     identity::Principal,
     secret::{SecretName, SecretRef},
@@ -58,6 +63,15 @@ pub struct PolicySet {
     generation: Generation,
     policies: Policies,
     denied: Option<index::Denied>,
+    /// Hosts toward which some rule allows `use`; built when it is first asked for.
+    receivers: OnceLock<Receivers>,
+}
+
+/// Where rules allow to send secrets, as far as hosts tell.
+struct Receivers {
+    hosts: HashSet<Arc<str>>,
+    /// Whether a rule does not name hosts.
+    any: bool,
 }
 
 /// The right of one principal to do one thing with one secret. Only
@@ -90,7 +104,12 @@ impl PolicySet {
     /// The set that denies everything.
     #[must_use]
     pub fn deny_all() -> Self {
-        Self { generation: Generation::default(), policies: Policies::empty(), denied: None }
+        Self {
+            generation: Generation::default(),
+            policies: Policies::empty(),
+            denied: None,
+            receivers: OnceLock::new(),
+        }
     }
 
     /// Puts policies in force; `number` says which load of this process they are.
@@ -105,7 +124,8 @@ impl PolicySet {
     pub fn compile_denying(policies: &Policies, denied: &[Subjects], number: u64) -> Self {
         let generation = Generation { number, hash: policies.hash().clone() };
         let denied = (!denied.is_empty()).then(|| index::Denied::new(denied));
-        Self { generation, policies: policies.clone(), denied }
+        let receivers = OnceLock::new();
+        Self { generation, policies: policies.clone(), denied, receivers }
     }
 
     /// Which load of the policy files this set came from.
@@ -124,6 +144,30 @@ impl PolicySet {
     #[must_use]
     pub fn policies(&self) -> &Policies {
         &self.policies
+    }
+
+    /// Whether any rule allows anyone to use a secret toward this host, as canonical as in
+    /// rules. None is any host.
+    #[must_use]
+    pub fn may_use_toward(&self, host: Option<&str>) -> bool {
+        let Receivers { hosts, any } = self.receivers.get_or_init(|| self.receivers());
+        *any || host.map_or(!hosts.is_empty(), |host| hosts.contains(host))
+    }
+
+    fn receivers(&self) -> Receivers {
+        let mut receivers = Receivers { hosts: HashSet::new(), any: false };
+        let allows = self.policies.policies.iter().filter(|one| one.allow && !one.audit);
+        for target in allows.flat_map(|policy| &policy.to) {
+            let Target::Secrets(rule) = target else { continue };
+            if !rule.verbs.contains(Verb::Use) {
+                continue;
+            }
+            for destination in &rule.destinations {
+                receivers.any |= destination.hosts.listed().is_empty();
+                receivers.hosts.extend(destination.hosts.listed().iter().cloned());
+            }
+        }
+        receivers
     }
 
     /// Decides about one secret. `use` needs a destination and is decided by

@@ -21,7 +21,7 @@ use crate::{
     operation::split_query,
     policy::{
         Denial, Destination, Explanation, HttpRequest, InvalidRequest, NearMiss, Question, Verb,
-        canonical_host, split_url,
+        canonical_host, canonical_path, split_url,
     },
     secret::{NameEncoding, SecretField, SecretRef, SecretVersion},
     snapshot::Snapshot,
@@ -98,6 +98,14 @@ pub(super) struct Toward {
     route: Option<String>,
     /// The server name of the TLS handshake.
     sni: Option<String>,
+    /// The port that the client's connection is made to, in digits.
+    port: Option<String>,
+    /// The request's scheme, `https` or `http`.
+    scheme: Option<String>,
+    /// The request's method.
+    method: Option<String>,
+    /// The request's path, without query.
+    path: Option<String>,
 }
 
 /// What would be decided.
@@ -310,11 +318,20 @@ impl Toward {
         {
             return Err(Problem::body("host must be lower-case, without port"));
         }
+        if let Some(path) = &self.path
+            && canonical_path(path).map_err(malformed)? != path.as_str()
+        {
+            return Err(Problem::body("path must be without query"));
+        }
         Ok(Destination {
             host: self.host.as_deref(),
             cluster: self.cluster.as_deref(),
             route: self.route.as_deref(),
             sni: self.sni.as_deref(),
+            port: self.port.as_deref(),
+            scheme: self.scheme.as_deref(),
+            method: self.method.as_deref(),
+            path: self.path.as_deref(),
         })
     }
 }

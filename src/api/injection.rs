@@ -1,8 +1,6 @@
 //! Secrets in the headers of one request: a permit for every reference, their values, and
 //! why a request does not go on. `ext_authz` and `ext_proc` both do it this way.
 
-use std::collections::HashMap;
-
 use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
@@ -14,7 +12,7 @@ use crate::{
     metrics::Edge,
     policy::{Attribute, Denial, Destination, Permit, Reason},
     resolver::{BackendError, Call, ResolveError},
-    secret::{SecretRecord, SecretRef},
+    secret::{SecretRecord, SecretRef, SecretValue},
     snapshot::Snapshot,
 };
 
@@ -32,6 +30,9 @@ pub struct Injector<'a> {
     /// Until when the values have to be there.
     pub deadline: Instant,
 }
+
+/// Secrets that were fetched for one request, each once. Without `Debug`.
+pub struct Fetched(Vec<(Permit, SecretRecord)>);
 
 /// Why a request does not go on: what the caller is told, and what the operator.
 #[derive(Clone, Debug)]
@@ -52,47 +53,92 @@ impl Injector<'_> {
     /// [`Refusal`] if one of them is denied, cannot be fetched or cannot stand there:
     /// nothing is put anywhere then.
     pub async fn apply(&self, rewrites: &[Rewrite<'_>]) -> Result<Vec<RenderedHeader>, Refusal> {
-        // A rule for such a header would do nothing, and do so silently.
-        let mut names = rewrites.iter().map(|rewrite| rewrite.name.as_str());
-        if let Some(name) = names.find(|name| is_fixed(name)) {
-            let details = format!("vaultmux_header_not_settable:{name}");
-            return Err(Refusal { problem: Problem::new(ProblemCode::Internal), details });
-        }
-        let permits = self.authorize(rewrites)?;
-        let resolver = &self.snapshot.resolver;
-        let fetched = permits.iter().map(|permit| async move {
-            let call = Call {
-                deadline: self.deadline,
-                request_id: self.recorder.request_id.map(Into::into),
-            };
-            let record = resolver.resolve(permit, call).await;
-            self.count(if record.is_ok() { "resolved" } else { "failed" });
-            record.map(|record| (permit.secret(), record))
+        settable(rewrites.iter().map(|rewrite| rewrite.name.as_str()))?;
+        let fetched = self.fetch(rewrites.iter().flat_map(Rewrite::references)).await?;
+        Ok(render_headers(rewrites, |secret| fetched.value(secret))?)
+    }
+
+    /// Authorises and fetches secrets, each once.
+    ///
+    /// # Errors
+    /// [`Refusal`] if one of them is denied or cannot be fetched.
+    pub async fn fetch<'s>(
+        &self,
+        secrets: impl Iterator<Item = &'s SecretRef>,
+    ) -> Result<Fetched, Refusal> {
+        let permits = self.authorize(secrets)?;
+        let records = permits.into_iter().map(|permit| async move {
+            let record = self.resolve(&permit).await?;
+            Ok::<_, ResolveError>((permit, record))
         });
-        let resolved: HashMap<&SecretRef, SecretRecord> =
-            try_join_all(fetched).await?.into_iter().collect();
-        let value = |secret: &SecretRef| resolved.get(secret).map(|record| &record.value);
-        Ok(render_headers(rewrites, value)?)
+        Ok(Fetched(try_join_all(records).await?))
     }
 
     /// A permit for every distinct reference, or the first denial.
-    fn authorize(&self, rewrites: &[Rewrite<'_>]) -> Result<Vec<Permit>, Refusal> {
+    fn authorize<'s>(
+        &self,
+        secrets: impl Iterator<Item = &'s SecretRef>,
+    ) -> Result<Vec<Permit>, Refusal> {
         let mut permits: Vec<Permit> = Vec::new();
-        for secret in rewrites.iter().flat_map(Rewrite::references) {
+        for secret in secrets {
             if permits.iter().any(|permit| permit.secret() == secret) {
                 continue;
             }
-            let outcome =
-                self.snapshot.policies.authorize_use(self.principal, secret, &self.destination);
-            let decision = outcome.as_ref().map(Permit::decision);
-            let asked = || Some(Operation::used(secret, &self.destination));
-            self.recorder.record(decision, Some(self.principal), asked);
-            permits.push(outcome.map_err(|denial| {
+            permits.push(self.permit(secret).map_err(|denial| {
                 self.count("denied");
                 Refusal::denied(denial, self.recorder.edge)
             })?);
         }
+        if !permits.is_empty() {
+            self.encrypted().inspect_err(|_| self.count("denied"))?;
+        }
         Ok(permits)
+    }
+
+    /// Asks the policies, and records what they say.
+    ///
+    /// # Errors
+    /// The denial.
+    pub fn permit(&self, secret: &SecretRef) -> Result<Permit, Denial> {
+        let outcome =
+            self.snapshot.policies.authorize_use(self.principal, secret, &self.destination);
+        let decision = outcome.as_ref().map(Permit::decision);
+        let asked = || Some(Operation::used(secret, &self.destination));
+        self.recorder.record(decision, Some(self.principal), asked);
+        outcome
+    }
+
+    /// Refuses a destination that is known to be reached in clear text, or not known where
+    /// that counts.
+    ///
+    /// # Errors
+    /// [`Refusal`], for whatever secret.
+    pub fn encrypted(&self) -> Result<(), Refusal> {
+        let cluster = self.destination.cluster;
+        if self.snapshot.may_be_encrypted(cluster) {
+            return Ok(());
+        }
+        let problem = Problem::new(ProblemCode::Forbidden);
+        let details = match cluster {
+            Some(_) => "vaultmux_clear_text_upstream".to_owned(),
+            None => {
+                let attribute = attribute_name(Attribute::Cluster, self.recorder.edge);
+                format!("binding_attribute_missing:{attribute}")
+            }
+        };
+        Err(Refusal { problem, details })
+    }
+
+    /// Fetches one secret, and counts it.
+    ///
+    /// # Errors
+    /// [`ResolveError`].
+    pub async fn resolve(&self, permit: &Permit) -> Result<SecretRecord, ResolveError> {
+        let request_id = self.recorder.request_id.map(Into::into);
+        let call = Call { deadline: self.deadline, request_id };
+        let record = self.snapshot.resolver.resolve(permit, call).await;
+        self.count(if record.is_ok() { "resolved" } else { "failed" });
+        record
     }
 
     fn count(&self, result: &'static str) {
@@ -101,6 +147,34 @@ impl Injector<'_> {
             Edge::ExtAuthz => metrics.ext_authz_reference(result),
             Edge::ExtProc | Edge::Rest => metrics.ext_proc_reference(result),
         }
+    }
+}
+
+/// Refuses names of headers that are never set. A rule for such a header would do nothing,
+/// and do so silently.
+///
+/// # Errors
+/// [`Refusal`] that names the header.
+pub fn settable<'n>(mut names: impl Iterator<Item = &'n str>) -> Result<(), Refusal> {
+    let Some(name) = names.find(|name| is_fixed(name)) else { return Ok(()) };
+    let details = format!("vaultmux_header_not_settable:{name}");
+    Err(Refusal { problem: Problem::new(ProblemCode::Internal), details })
+}
+
+// === impl Fetched ===
+
+impl Fetched {
+    /// What this reference stands for.
+    #[must_use]
+    pub fn value(&self, secret: &SecretRef) -> Option<&SecretValue> {
+        let found = self.0.iter().find(|(permit, _)| permit.secret() == secret);
+        found.map(|(_, record)| &record.value)
+    }
+
+    /// The secrets with the rights to them.
+    #[must_use]
+    pub fn into_secrets(self) -> Vec<(Permit, SecretRecord)> {
+        self.0
     }
 }
 
@@ -140,6 +214,10 @@ fn attribute_name(attribute: Attribute, edge: Edge) -> &'static str {
         (Edge::ExtAuthz, Attribute::Cluster) => "vaultmux.cluster",
         (Edge::ExtAuthz, Attribute::Route) => "vaultmux.route",
         (Edge::ExtAuthz, Attribute::Sni) => "tls_session.sni",
+        (Edge::ExtAuthz, Attribute::Port) => "destination.address",
+        (Edge::ExtAuthz, Attribute::Scheme) => "request.http.scheme",
+        (Edge::ExtAuthz, Attribute::Method) => "request.http.method",
+        (Edge::ExtAuthz, Attribute::Path) => "request.http.path",
         (Edge::ExtAuthz | Edge::ExtProc | Edge::Rest, attribute) => attribute.as_str(),
     }
 }

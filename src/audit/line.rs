@@ -102,7 +102,7 @@ pub enum Operation {
         field: Option<String>,
         /// Where it was to be used.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        destination: Option<AuditedDestination>,
+        destination: Option<Box<AuditedDestination>>,
         /// The request that it was asked for by, which policies for http may deny.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         http: Option<AuditedHttp>,
@@ -154,6 +154,22 @@ pub struct AuditedDestination {
     pub route: Option<String>,
     /// The server name that the caller's TLS handshake asked for.
     pub sni: Option<String>,
+    /// The port that the caller's connection was made to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// The request's scheme, as the caller asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<String>,
+    /// The request's method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The request's path, without query and with a letter in place of references; none if it
+    /// has more than one reading.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Whether the path went on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub path_cut: bool,
 }
 
 /// A policy in audit mode that would have matched.
@@ -266,12 +282,17 @@ impl Operation {
         let mut operation = Self::secret(Verb::Use, secret);
         if let Self::Secret { destination, .. } = &mut operation {
             let text = |text: Option<&str>| text.map(str::to_owned);
-            *destination = Some(AuditedDestination {
+            *destination = Some(Box::new(AuditedDestination {
                 host: text(toward.host),
                 cluster: text(toward.cluster),
                 route: text(toward.route),
                 sni: text(toward.sni),
-            });
+                port: text(toward.port),
+                scheme: text(toward.scheme),
+                method: text(toward.method),
+                path: text(toward.path.map(cut)),
+                path_cut: toward.path.is_some_and(|path| cut(path).len() < path.len()),
+            }));
         }
         operation
     }
@@ -311,15 +332,19 @@ impl From<&SecretOperation> for Operation {
     }
 }
 
+/// As much of a path as a line holds.
+fn cut(path: &str) -> &str {
+    &path[..path.floor_char_boundary(MAX_PATH)]
+}
+
 impl From<&HttpRequest<'_>> for AuditedHttp {
     fn from(request: &HttpRequest<'_>) -> Self {
         let path = request.path();
-        let end = path.floor_char_boundary(MAX_PATH);
         Self {
             method: request.method().to_owned(),
             host: request.host().to_owned(),
-            path: path[..end].to_owned(),
-            path_cut: end < path.len(),
+            path: cut(path).to_owned(),
+            path_cut: cut(path).len() < path.len(),
             destination: request.destination.as_ref().map(ToString::to_string),
         }
     }

@@ -355,7 +355,7 @@ async fn a_use_is_told_with_its_destination() {
         "version": "latest", "field": null,
         "destination": {
             "host": "api.stripe.test", "cluster": "stripe", "route": null,
-            "sni": "a\n{\"allowed\":true}",
+            "sni": "a\n{\"allowed\":true}", "method": "GET", "path": "/charges",
         },
     });
     assert_eq!((&used["operation"], &used["policy"]), (&expected, &json!("inject-stripe")));
@@ -597,6 +597,15 @@ fn every_field_is_documented_and_no_other() {
     principal.pod = Some(AuditedPod { name: "a".into(), uid: "b".into() });
     principal.node = Some("a".into());
     principal.credential_id = Some("a".into());
+    let path = format!("/{}", "a".repeat(5000));
+    let all = Destination {
+        port: Some("443"),
+        scheme: Some("https"),
+        method: Some("GET"),
+        path: Some(&path),
+        ..Destination::default()
+    };
+    line.operation = Some(Operation::used(&stripe(), &all));
     let Some(Operation::Secret { http: by, .. }) = &mut line.operation else { panic!("a secret") };
     *by = Some(http.clone());
     let mut found = BTreeSet::new();

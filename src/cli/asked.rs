@@ -8,7 +8,9 @@ use crate::{
     config::Config,
     identity::ServiceAccount,
     operation::split_query,
-    policy::{Destination, HttpRequest, Verb, canonical_host, split_url},
+    policy::{
+        Destination, HttpRequest, Verb, canonical_host, canonical_path, canonical_port, split_url,
+    },
     secret::{NameEncoding, SecretRef},
 };
 
@@ -24,6 +26,18 @@ pub(super) struct Around {
     /// For `use`: the server name of the downstream TLS handshake.
     #[arg(long)]
     sni: Option<String>,
+    /// For `use`: the port that the client's connection is made to.
+    #[arg(long)]
+    port: Option<String>,
+    /// For `use`: the request's scheme, https or http.
+    #[arg(long)]
+    scheme: Option<String>,
+    /// For `use`: the request's method.
+    #[arg(long)]
+    method: Option<String>,
+    /// For `use`: the request's path.
+    #[arg(long)]
+    path: Option<String>,
     /// For `use`: the request's host.
     #[arg(long)]
     host: Option<String>,
@@ -80,6 +94,10 @@ impl Around {
             cluster: self.cluster.as_deref(),
             route: self.route.as_deref(),
             sni: self.sni.as_deref(),
+            port: self.port.as_deref(),
+            scheme: self.scheme.as_deref(),
+            method: self.method.as_deref(),
+            path: self.path.as_deref(),
         };
         Ok(Asked::Secret(verb, secret, destination))
     }
@@ -100,10 +118,13 @@ impl Around {
         Ok(Asked::Http(HttpRequest::new(method, host, path, destination)?))
     }
 
-    /// Brings the host into its one form; before it is read.
+    /// Brings host and path into their one form; before they are read.
     pub(super) fn canonical(mut self) -> anyhow::Result<Self> {
         let host = self.host.as_deref().map(canonical_host).transpose().context("--host")?;
         self.host = host.map(std::borrow::Cow::into_owned);
+        let path = self.path.as_deref().map(canonical_path).transpose().context("--path")?;
+        self.path = path.map(ToOwned::to_owned);
+        self.port.as_deref().map(canonical_port).transpose().context("--port")?;
         Ok(self)
     }
 }

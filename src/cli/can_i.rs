@@ -32,7 +32,10 @@ pub(super) struct CanI {
     /// List everything that the service account may reach instead.
     #[arg(
         long,
-        conflicts_with_all = ["verb", "target", "cluster", "route", "sni", "host", "destination"]
+        conflicts_with_all = [
+            "verb", "target", "cluster", "route", "sni", "host", "port", "scheme", "method",
+            "path", "destination",
+        ]
     )]
     all: bool,
     /// The configuration file.

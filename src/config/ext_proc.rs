@@ -2,7 +2,7 @@
 
 mod signing;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use http::{HeaderName, Method};
 use schemars::JsonSchema;
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     injection::{
-        Alias, InjectedValue, Injection, InjectionMatch, InvalidInjection, Substitution,
+        Alias, InjectedValue, Injection, InjectionMatch, InvalidInjection, Part, Substitution,
         Substitutions, Surface, Surfaces, Template, Violation, is_fixed,
     },
     secret::Catalog,
@@ -258,6 +258,11 @@ struct InjectionFile {
     set_headers: Vec<HeaderFile>,
     /// An `authorization` header with a user and a password.
     basic: Option<BasicFile>,
+    /// Parameters of the query to set, in place of the client's, by name. A target is written to
+    /// more logs than a header: prefer headers.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<schema::Parameter, schema::QueryText>")]
+    query: BTreeMap<String, String>,
     /// A keyed hash over the request.
     hmac: Option<HmacFile>,
     /// A signature for AWS, in place of the client's own.
@@ -271,9 +276,10 @@ struct InjectionFile {
 
 /// What a rule can set, by its key.
 #[cfg(feature = "aws")]
-const INJECTED: [&str; 6] = ["set_headers", "basic", "hmac", "sigv4", "oauth2", "github_app"];
+const INJECTED: [&str; 7] =
+    ["set_headers", "basic", "query", "hmac", "sigv4", "oauth2", "github_app"];
 #[cfg(not(feature = "aws"))]
-const INJECTED: [&str; 5] = ["set_headers", "basic", "hmac", "oauth2", "github_app"];
+const INJECTED: [&str; 6] = ["set_headers", "basic", "query", "hmac", "oauth2", "github_app"];
 
 /// Requests: all given fields must hold, and of a field any entry. Needs `hosts` or `clusters`.
 #[derive(Deserialize, Default, JsonSchema)]
@@ -291,6 +297,21 @@ struct MatchFile {
     /// Methods.
     #[schemars(with = "Vec<schema::Method>")]
     methods: Vec<String>,
+    /// Ports that clients connect to, as Envoy's `destination.port` tells them.
+    #[schemars(with = "Vec<schema::Between<1, 65535>>")]
+    ports: Vec<u16>,
+    /// Schemes, as clients ask. How a cluster is reached they do not tell.
+    schemes: Vec<Scheme>,
+}
+
+/// A request's scheme.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Scheme {
+    /// `https`.
+    Https,
+    /// `http`.
+    Http,
 }
 
 /// A header to set.
@@ -425,6 +446,15 @@ impl ExtProcFile {
     }
 }
 
+impl Scheme {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Https => "https",
+            Self::Http => "http",
+        }
+    }
+}
+
 impl From<ViolationFile> for Violation {
     fn from(file: ViolationFile) -> Self {
         match file {
@@ -458,9 +488,12 @@ fn substitution(file: SubstitutionFile) -> Result<Substitution, String> {
 }
 
 fn matcher(file: MatchFile) -> Result<InjectionMatch, String> {
-    let MatchFile { hosts, clusters, paths, methods } = file;
+    let MatchFile { hosts, clusters, paths, methods, ports, schemes } = file;
     if hosts.is_empty() && clusters.is_empty() {
         return Err("match needs hosts or clusters: a rule for every destination is none".into());
+    }
+    if ports.contains(&0) {
+        return Err("match.ports: 0 is not a port".into());
     }
     for path in &paths {
         if crate::policy::canonical_path(path) != Ok(path.as_str()) {
@@ -476,6 +509,8 @@ fn matcher(file: MatchFile) -> Result<InjectionMatch, String> {
         clusters,
         paths,
         methods: methods.into_iter().map(method).collect::<Result<_, _>>()?,
+        ports: ports.iter().map(u16::to_string).collect(),
+        schemes: schemes.into_iter().map(|scheme| scheme.as_str().to_owned()).collect(),
     })
 }
 
@@ -505,6 +540,29 @@ fn injection(
         let password = Template::parse(&basic.password, catalog).map_err(text)?;
         headers.push((http::header::AUTHORIZATION, InjectedValue::Basic { username, password }));
     }
+    let mut query = Vec::new();
+    let unreserved =
+        |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
+    for (name, value) in file.query {
+        if name.is_empty() || !unreserved(&name) {
+            return Err(format!("query: {name:?} is not of letters, digits or -._~"));
+        }
+        let value =
+            Template::parse(&value, catalog).map_err(|error| format!("query.{name}: {error}"))?;
+        if value.references().next().is_none() {
+            return Err(format!("query.{name}: {}", InvalidInjection::NoReference));
+        }
+        let mut literals = value.parts().iter().filter_map(|part| match part {
+            Part::Literal(text) => Some(text),
+            Part::Reference(_) => None,
+        });
+        if !literals.all(|text| unreserved(text)) {
+            return Err(format!(
+                "query.{name}: text around a reference is of letters, digits or -._~"
+            ));
+        }
+        query.push((name, value));
+    }
     let mut signers = Vec::new();
     if let Some(hmac) = file.hmac {
         signers.push(Signer::Hmac(hmac.check(catalog)?));
@@ -519,7 +577,7 @@ fn injection(
     if let Some(app) = file.github_app {
         signers.push(Signer::GitHubApp(app.check(catalog, context)?));
     }
-    if headers.is_empty() && signers.is_empty() {
+    if headers.is_empty() && query.is_empty() && signers.is_empty() {
         let (last, others) = INJECTED.split_last().ok_or("nothing can be injected")?;
         let others = others.join(", ");
         return Err(format!("{others} or {last} is needed: the rule injects nothing"));
@@ -539,5 +597,5 @@ fn injection(
         }
         set.push(name);
     }
-    Ok(Injection { name: file.name, matcher, headers, signers })
+    Ok(Injection { name: file.name, matcher, headers, query, signers })
 }

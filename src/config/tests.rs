@@ -273,13 +273,43 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
         ),
         (
             &with("ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h]}}\n"),
-            "dir/vaultmux.yaml:5: ext_proc.injections.a: set_headers, basic, hmac,",
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: set_headers, basic, query, hmac,",
         ),
         (
             &with(
                 "ext_proc:\n  injections:\n    - {name: a, set_headers: [{name: x, value: '{{secret://local/k}}'}]}\n",
             ),
             "dir/vaultmux.yaml:5: ext_proc.injections.a: match needs hosts or clusters",
+        ),
+        (
+            &with(
+                "ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h]}, query: {a=b: '{{secret://local/k}}'}}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: query: \"a=b\" is not of letters,",
+        ),
+        (
+            &with(
+                "ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h]}, query: {key: plain}}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: query.key: value holds no",
+        ),
+        (
+            &with(
+                "ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h]}, query: {key: 'a b{{secret://local/k}}'}}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: query.key: text around",
+        ),
+        (
+            &with(
+                "ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h], ports: [0]}, set_headers: [{name: x, value: plain}]}\n",
+            ),
+            "dir/vaultmux.yaml:5: ext_proc.injections.a: match.ports: 0 is not a port",
+        ),
+        (
+            &with(
+                "ext_proc:\n  injections:\n    - {name: a, match: {hosts: [h], schemes: [ftp]}, set_headers: [{name: x, value: plain}]}\n",
+            ),
+            "dir/vaultmux.yaml:5:",
         ),
         (
             &with(

@@ -4,7 +4,10 @@
 //! context extensions). Not trusted as identity: anything that the client chose,
 //! among it `source.service`, which is a request header.
 
-use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, attribute_context};
+use envoy_types::pb::envoy::{
+    config::core::v3::{address::Address, socket_address::PortSpecifier},
+    service::auth::v3::{CheckRequest, attribute_context},
+};
 
 use crate::{
     api::check::{Http, Subject, is_own_header},
@@ -62,13 +65,17 @@ pub(super) struct Check<'a> {
 }
 
 /// What a proxy says of where a request goes; nothing of it is chosen by the client but
-/// the server name.
+/// server name and scheme.
 #[derive(Clone)]
 pub(super) struct Route<'a> {
     pub(super) cluster: Option<&'a str>,
     pub(super) route: Option<&'a str>,
     /// Of the downstream TLS handshake.
     pub(super) sni: Option<&'a str>,
+    /// That the client's connection was made to.
+    pub(super) port: Option<String>,
+    /// As the client asked.
+    pub(super) scheme: Option<&'a str>,
     /// Whether secrets may be put into its requests here.
     pub(super) inject: bool,
     /// Which proxy says so: by its certificate toward us, or else the one it shows its
@@ -138,6 +145,10 @@ impl<'a> Check<'a> {
             cluster: extension(CLUSTER_EXTENSION),
             route: extension(ROUTE_EXTENSION),
             sni: sni.filter(|sni| !sni.is_empty()),
+            port: attributes.and_then(|a| a.destination.as_ref()).and_then(port),
+            scheme: http(request)
+                .map(|http| http.scheme.as_str())
+                .filter(|scheme| !scheme.is_empty()),
             inject: !says(INJECT_EXTENSION),
             proxy: peer.and_then(Peer::spiffe_id).or(served.as_ref()).cloned(),
         };
@@ -157,6 +168,17 @@ impl<'a> Check<'a> {
             fallback,
             route,
         }
+    }
+}
+
+/// That of an address.
+fn port(peer: &attribute_context::Peer) -> Option<String> {
+    match peer.address.as_ref()?.address.as_ref()? {
+        Address::SocketAddress(socket) => match socket.port_specifier.as_ref()? {
+            PortSpecifier::PortValue(port) => Some(port.to_string()),
+            PortSpecifier::NamedPort(_) => None,
+        },
+        Address::Pipe(_) | Address::EnvoyInternalAddress(_) => None,
     }
 }
 

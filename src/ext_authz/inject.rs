@@ -10,7 +10,10 @@ use tokio::time::Instant;
 
 use super::attributes::{self, Route};
 use crate::{
-    api::{Injector, Problem, ProblemCode, Recorder, Refusal, check::Http},
+    api::{
+        Injector, ORIGINAL_URL, Problem, ProblemCode, Recorder, Refusal, check::Http,
+        not_redirected,
+    },
     identity::Principal,
     injection::{
         Injection, InjectionMatch, Matched, Refused, Rewrite, Unaliased, Unfit, UnfitReason,
@@ -58,14 +61,19 @@ impl Allowed<'_> {
             }
             return Ok(Vec::new());
         }
-        let substitutions = &self.snapshot.substitutions;
-        let unaliased = without_aliases(substitutions, attributes::headers(self.request));
-        let (mut rewrites, scanned) =
-            self.rewrites(unaliased.as_ref(), &destination, InjectionMatch::matches);
         let refused = |refusal| {
             recorder.metrics.ext_authz_reference("denied");
             refusal
         };
+        // Headers that come in several are joined, which is no URL.
+        let headers = attributes::headers(self.request);
+        for (_, url) in headers.filter(|(name, _)| name.eq_ignore_ascii_case(ORIGINAL_URL)) {
+            not_redirected(url, &self.snapshot.policies).map_err(refused)?;
+        }
+        let substitutions = &self.snapshot.substitutions;
+        let unaliased = without_aliases(substitutions, attributes::headers(self.request));
+        let (mut rewrites, scanned) =
+            self.rewrites(unaliased.as_ref(), &destination, InjectionMatch::matches);
         rewrites.extend(scanned.map_err(Refusal::from).map_err(refused)?);
         let path = canonical_path(self.http.path).ok();
         let Matched { required, redacts, .. } =
@@ -80,14 +88,9 @@ impl Allowed<'_> {
                 }
             };
         }
-        if !self.snapshot.may_be_encrypted(destination.cluster) {
-            let problem = Problem::new(ProblemCode::Forbidden);
-            let details = match destination.cluster {
-                Some(_) => "vaultmux_clear_text_upstream".to_owned(),
-                None => "binding_attribute_missing:vaultmux.cluster".to_owned(),
-            };
-            return Err(refused(Refusal { problem, details }));
-        }
+        let (snapshot, principal) = (self.snapshot, self.principal);
+        let injector = Injector { snapshot, recorder, principal, destination, deadline };
+        injector.encrypted().map_err(refused)?;
         // Nobody here sees the response.
         if redacts {
             let problem = Problem::new(ProblemCode::Internal);
@@ -98,8 +101,6 @@ impl Allowed<'_> {
         if rewrites.iter().any(|rewrite| rewrite.values.len() != 1) {
             return Err(refused(Refused::Position.into()));
         }
-        let (snapshot, principal) = (self.snapshot, self.principal);
-        let injector = Injector { snapshot, recorder, principal, destination, deadline };
         let headers = injector.apply(&rewrites).await?.into_iter().zip(&rewrites);
         let set = headers.flat_map(|(header, rewrite)| {
             let name = header.name;
@@ -165,8 +166,17 @@ impl Allowed<'_> {
     /// Where the request goes: as its route says, or else as the configuration says of this
     /// proxy.
     fn destination<'s>(&'s self, host: Option<&'s str>) -> Destination<'s> {
-        let Route { cluster, route, sni, ref proxy, .. } = self.route;
-        let mut destination = Destination { host, cluster, route, sni };
+        let Route { cluster, route, sni, scheme, ref port, ref proxy, .. } = self.route;
+        let mut destination = Destination {
+            host,
+            cluster,
+            route,
+            sni,
+            port: port.as_deref(),
+            scheme,
+            method: Some(self.http.method).filter(|method| !method.is_empty()),
+            path: canonical_path(self.http.path).ok(),
+        };
         if cluster.is_none() && route.is_none() {
             let mut stated = self.snapshot.check_injection.destinations.iter();
             let about = proxy

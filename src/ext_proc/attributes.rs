@@ -41,8 +41,13 @@ pub(super) struct Head<'a> {
     host: Option<Cow<'a, str>>,
     /// The path without query, if it has one reading.
     path: Option<Cow<'a, str>>,
-    /// Whether the cluster is known to be reached in clear text.
-    clear_text: bool,
+    /// As the client asked, if it did so once.
+    scheme: Option<&'a str>,
+    /// That the client's connection was made to, if Envoy says so.
+    port: Option<String>,
+    /// The URL that was asked for first, if Envoy follows a redirect: empty if there are
+    /// several.
+    pub(super) original_url: Option<&'a [u8]>,
     pub(super) request_id: Option<&'a str>,
     pub(super) traceparent: Option<&'a str>,
     /// Whether errors have to be gRPC statuses.
@@ -73,7 +78,9 @@ impl<'a> Head<'a> {
             authority: "",
             host: None,
             path: None,
-            clear_text: false,
+            scheme: None,
+            port: None,
+            original_url: None,
             request_id: None,
             traceparent: None,
             grpc: false,
@@ -81,7 +88,7 @@ impl<'a> Head<'a> {
             attributes: request.attributes.get(ATTRIBUTES),
         };
         let (mut method, mut target, mut authority) = (Once::Unset, Once::Unset, Once::Unset);
-        let mut traceparent = Once::Unset;
+        let (mut traceparent, mut scheme) = (Once::Unset, Once::Unset);
         for (name, value) in head.headers() {
             match name {
                 ":method" => method.set(value),
@@ -90,34 +97,36 @@ impl<'a> Head<'a> {
                 "x-request-id" => {
                     head.request_id = api::request_id(std::str::from_utf8(value).ok());
                 }
+                ":scheme" => scheme.set(value),
+                api::ORIGINAL_URL => {
+                    let first = head.original_url.is_none();
+                    head.original_url = Some(if first { value } else { &[] });
+                }
                 "traceparent" => traceparent.set(value),
                 "content-type" => head.grpc = is_grpc(value),
                 _ => {}
             }
         }
-        head.method = method.text();
-        head.target = target.text();
-        head.authority = authority.text();
+        // The filter may be set to hide headers, not its attributes.
+        head.method = method.text_or(head.text("request.method"));
+        head.target = target.text_or(head.text("request.path"));
+        head.authority = authority.text_or(head.text("request.host"));
         head.traceparent = Some(traceparent.text()).filter(|text| !text.is_empty());
         head.host = canonical_host(head.authority).ok();
+        let scheme = scheme.text_or(head.text("request.scheme"));
+        head.scheme = Some(scheme).filter(|scheme| !scheme.is_empty());
+        head.port = head.number("destination.port").map(|port| port.to_string());
         head.path = canonical_path(head.target).ok().map(Cow::Borrowed);
         head
     }
 
-    /// The same as rules see it: without the references in its path, and with what is known
-    /// of the cluster.
+    /// The same as rules see it: without the references in its path.
     pub(super) fn ruled_by(mut self, snapshot: &Snapshot) -> Self {
         let path = split_query(self.target).0;
         if let Some(path) = snapshot.substitutions.plain_path(path) {
             self.path = canonical_path(&path).ok().map(|path| Cow::Owned(path.to_owned()));
         }
-        self.clear_text = !snapshot.may_be_encrypted(self.text("xds.cluster_name"));
         self
-    }
-
-    /// Whether no secret may be sent where the request goes.
-    pub(super) fn is_clear_text(&self) -> bool {
-        self.clear_text
     }
 
     /// All headers in order, pseudo headers included.
@@ -149,6 +158,10 @@ impl<'a> Head<'a> {
             cluster: self.text("xds.cluster_name"),
             route: self.text("xds.route_name"),
             sni: self.text("connection.requested_server_name"),
+            port: self.port.as_deref(),
+            scheme: self.scheme,
+            method: Some(self.method).filter(|method| !method.is_empty()),
+            path: self.path(),
         }
     }
 
@@ -204,6 +217,16 @@ impl<'a> Head<'a> {
         self.attributes?.fields.get(name)?.kind.as_ref()
     }
 
+    /// A port; Envoy sends all numbers as doubles.
+    fn number(&self, name: &str) -> Option<u16> {
+        match self.attribute(name)? {
+            Kind::NumberValue(number) if number.fract() == 0.0 => {
+                (1.0..=65535.0).contains(number).then_some(*number as u16)
+            }
+            _ => None,
+        }
+    }
+
     fn text(&self, name: &str) -> Option<&'a str> {
         let value = self.attributes?.fields.get(name)?;
         string(value).filter(|text| !text.is_empty())
@@ -240,6 +263,14 @@ impl<'a> Once<'a> {
             Self::Unset => Self::Set(value),
             Self::Set(_) | Self::Repeated => Self::Repeated,
         };
+    }
+
+    /// Where the header did not come, the other.
+    fn text_or(self, other: Option<&'a str>) -> &'a str {
+        match self {
+            Self::Unset => other.unwrap_or_default(),
+            Self::Set(_) | Self::Repeated => self.text(),
+        }
     }
 
     fn text(self) -> &'a str {

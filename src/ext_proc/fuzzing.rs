@@ -116,6 +116,7 @@ fn settle(phases: &mut Phases, step: Step, asked: Option<u8>, settings: u8) -> b
                 assert!(before.iter().all(|kind| matches!(kind, Some(2 | 3))), "bodies before");
                 return true;
             }
+            Step::Observe(_) => return true,
             Step::Process(turn, request) => {
                 let scan = (settings & 4 != 0 && request.request_body).then(|| {
                     let finder = Arc::new(Finder::new(Encoding::Plain, &Arc::from([])));
@@ -123,7 +124,8 @@ fn settle(phases: &mut Phases, step: Step, asked: Option<u8>, settings: u8) -> b
                     Scan { scanner: Scanner::new(finder, strict), strict, required }
                 });
                 let response_body = settings & 32 != 0 && request.response_body;
-                let rest = Rest { scan, response_body, ..Rest::default() };
+                let signs = settings & 64 != 0 && request.whole_body;
+                let rest = Rest { scan, signs, response_body, ..Rest::default() };
                 assert_eq!(answered(&phases.proceed(turn, rest)), asked);
                 return true;
             }
@@ -132,6 +134,7 @@ fn settle(phases: &mut Phases, step: Step, asked: Option<u8>, settings: u8) -> b
                 let value = |text| (text, Resolution::Value(Bytes::from_static(b"value")));
                 phases.resolved(needs.into_iter().map(value).collect())
             }
+            Step::Sign(..) => phases.signed(HeaderMutation::default()),
             Step::Response(turn, _) => {
                 let answer = phases.answer_response(turn, ResponseAnswer::default());
                 assert_eq!(answered(&answer), asked);

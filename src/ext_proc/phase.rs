@@ -11,9 +11,14 @@ mod direction;
 mod framing;
 mod mode;
 
-use envoy_types::pb::envoy::service::ext_proc::v3::{
-    HeaderMutation, HttpHeaders, HttpTrailers, ImmediateResponse, ProcessingRequest,
-    ProcessingResponse, ProtocolConfiguration, processing_request, processing_response::Response,
+use bytes::Bytes;
+use envoy_types::pb::envoy::{
+    extensions::filters::http::ext_proc::v3::processing_mode::HeaderSendMode,
+    service::ext_proc::v3::{
+        HeaderMutation, HttpHeaders, HttpTrailers, ImmediateResponse, ProcessingRequest,
+        ProcessingResponse, ProtocolConfiguration, processing_request,
+        processing_response::Response,
+    },
 };
 
 pub(super) use self::{
@@ -65,6 +70,8 @@ pub(super) struct Phases {
     responded: bool,
     /// Envoy ignores a mode override in a stream like this.
     override_ignored: bool,
+    /// Whether the response's body is shown only if Envoy heeds the override.
+    response_overridden: bool,
     wanted: Wanted,
     request: Direction,
     response: Direction,
@@ -79,10 +86,15 @@ pub(super) struct ResponseTurn(());
 
 /// What to do about a message.
 pub(super) enum Step {
+    /// Show it to the processor. No answer is due.
+    Observe(Box<RequestHeaders>),
     /// Ask the processor, then [`Phases::answer`].
     Process(HeadersTurn, Box<RequestHeaders>),
     /// Ask what these references stand for, then [`Phases::resolved`].
     Resolve(Vec<String>),
+    /// Ask which headers come of this whole body, then [`Phases::signed`]. It may have been
+    /// changed.
+    Sign(Bytes, bool),
     /// Ask what becomes of the response, then [`Phases::answer_response`].
     Response(ResponseTurn, Box<HttpHeaders>),
     /// Ask what becomes of its trailers, then [`Phases::answer_trailers`].
@@ -121,7 +133,7 @@ pub(super) enum OutOfOrder {
     Length,
     #[error("response while the end of the request's body is held back")]
     Held,
-    #[error("response to a request whose body had to hold a reference and was not shown")]
+    #[error("response to a request whose body, or the response's own, had to be shown and was not")]
     Unseen,
 }
 
@@ -139,6 +151,7 @@ impl Phases {
             observed: false,
             responded: false,
             override_ignored: request.mode.is_fixed() || response.mode.is_fixed(),
+            response_overridden: false,
             wanted: Wanted::default(),
             request,
             response,
@@ -155,10 +168,22 @@ impl Phases {
             self.configure(protocol);
         }
         self.observed |= message.observability_mode;
-        if self.observed || self.responded {
+        if self.responded || self.observed && message.request.is_none() {
             return Ok(Step::Nothing);
         }
         match message.request.ok_or(OutOfOrder::NoPhase)? {
+            Request::RequestHeaders(headers) if self.observed => {
+                let framing = Framing::of(&headers);
+                let request = RequestHeaders {
+                    headers,
+                    attributes: message.attributes,
+                    metadata: message.metadata_context,
+                    framing,
+                    ..RequestHeaders::default()
+                };
+                Ok(Step::Observe(Box::new(request)))
+            }
+            _ if self.observed => Ok(Step::Nothing),
             Request::RequestHeaders(headers) => {
                 // A response is under way: nothing was routed, nothing is to be injected.
                 if self.response.started() {
@@ -172,6 +197,7 @@ impl Phases {
                     metadata: message.metadata_context,
                     peer: None,
                     framing,
+                    whole_body: !framing.ends && !framing.tunnel && self.has_whole(),
                     request_body: !framing.ends && !framing.tunnel && self.reaches(Side::Request),
                     response_body: !framing.tunnel && self.reaches(Side::Response),
                 };
@@ -184,7 +210,10 @@ impl Phases {
                 }
                 if self.request.is_unseen() {
                     self.notes.push(Note::OverrideIgnored);
-                    if self.request.is_required() {
+                    // An override that did not show the one body does not show the other. A
+                    // body in chunks may also be late, where the answer did not wait for it.
+                    let unheeded = self.request.mode == BodyMode::Buffered;
+                    if self.request.must_be_seen() || unheeded && self.response_overridden {
                         return Err(OutOfOrder::Unseen);
                     }
                 }
@@ -223,7 +252,7 @@ impl Phases {
     /// Answers the headers of a request that goes on.
     pub(super) fn proceed(&mut self, _: HeadersTurn, rest: Rest) -> ProcessingResponse {
         let wanted = Wanted {
-            request_body: rest.scan.is_some(),
+            request_body: rest.scan.is_some() || rest.signs,
             response_headers: rest.response_headers,
             response_body: rest.response_body,
         };
@@ -232,10 +261,15 @@ impl Phases {
         let overrides = self.settings.mode_override && !self.override_ignored;
         self.wanted = wanted;
         self.request.work(work);
-        if overrides && wanted.request_body {
+        self.request.signs(rest.signs);
+        if overrides && rest.signs {
+            // Whatever is set: in no other mode do headers wait for it.
+            self.request.mode = BodyMode::Buffered;
+        } else if overrides && wanted.request_body {
             self.request.mode = self.request.mode.for_work(self.request.framing.length);
         }
         if overrides && wanted.response_body {
+            self.response_overridden = self.response.mode == BodyMode::None;
             self.response.mode = self.response.mode.for_work(None);
         }
         if self.request.loses_length() {
@@ -244,11 +278,16 @@ impl Phases {
         let mut answer = respond(Side::Request.headers(with_headers(mutation)));
         if overrides {
             let mode = |wanted, mode| if wanted { mode } else { BodyMode::None };
-            answer.mode_override = Some(override_to(
+            let mut modes = override_to(
                 mode(wanted.request_body, self.request.mode),
                 mode(wanted.response_body, self.response.mode),
                 wanted.response_headers || wanted.response_body,
-            ));
+            );
+            if rest.signs {
+                // All that there is, where the body turns out to be empty.
+                modes.request_trailer_mode = HeaderSendMode::Send.into();
+            }
+            answer.mode_override = Some(modes);
         }
         answer
     }
@@ -256,6 +295,11 @@ impl Phases {
     /// Goes on with the body of the request, now that this is known.
     pub(super) fn resolved(&mut self, resolutions: Vec<(String, Resolution)>) -> Step {
         self.request.resolved(resolutions)
+    }
+
+    /// Answers the whole body of the request, with these headers made of it.
+    pub(super) fn signed(&mut self, mutation: HeaderMutation) -> Step {
+        self.request.signed(mutation)
     }
 
     /// Answers response headers.
@@ -315,6 +359,12 @@ impl Phases {
             BodyMode::Streamed => known_end,
             mode => mode.is_rewritable(),
         }
+    }
+
+    /// Whether headers can wait for the whole body.
+    fn has_whole(&self) -> bool {
+        let overrides = self.settings.mode_override && !self.override_ignored;
+        overrides || self.request.mode == BodyMode::Buffered
     }
 
     fn configure(&mut self, protocol: ProtocolConfiguration) {

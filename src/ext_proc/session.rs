@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::{
     config::core::v3::HeaderValue,
     service::ext_proc::v3::{HeaderMutation, HttpHeaders, HttpTrailers, ImmediateResponse},
@@ -10,7 +11,7 @@ use envoy_types::pb::envoy::{
 use tonic::async_trait;
 
 use super::{
-    BodyRefusal, HeadersAnswer, RequestHeaders, ResponseAnswer, Session, Transform,
+    BodyRefusal, RequestHeaders, ResponseAnswer, Session, Transform,
     attributes::Head,
     mutation,
     redact::{self, Needles, NeedlesBuilder, Redactor},
@@ -38,6 +39,8 @@ pub(super) struct SecretSession {
     /// Without one, references are text.
     pub(super) principal: Option<Principal>,
     pub(super) place: Option<Place>,
+    /// What was done to the headers that wait for credentials made of the body.
+    pub(super) unsigned: Option<HeaderMutation>,
     pub(super) used: Used,
     pub(super) redacts: bool,
     pub(super) needles: Option<Arc<Needles>>,
@@ -83,12 +86,31 @@ impl Session for SecretSession {
         let Some(place) = self.place else { return Ok(Vec::new()) };
         let principal = self.principal.as_ref();
         let decided = exchange.decide(principal, place, references, &mut self.used).await;
-        decided.map_err(|refusal| match exchange.refuse(principal, refusal) {
-            HeadersAnswer::Respond(response) => response,
-            HeadersAnswer::Continue | HeadersAnswer::Mutate(_) | HeadersAnswer::Proceed(_) => {
-                ImmediateResponse::default()
-            }
-        })
+        decided.map_err(|refusal| exchange.end(principal, refusal))
+    }
+
+    async fn sign(
+        &mut self,
+        body: Bytes,
+        changed: bool,
+    ) -> Result<HeaderMutation, ImmediateResponse> {
+        let head = Head::new(&self.request).ruled_by(&self.snapshot);
+        let exchange = Exchange {
+            metrics: &self.metrics,
+            snapshot: &self.snapshot,
+            head: &head,
+            tokens: &self.tokens,
+            request_id: &self.request_id,
+            deadline: api::deadline(self.settings.message_budget),
+        };
+        let mut unsigned = self.unsigned.take().unwrap_or_default();
+        if changed && self.request.framing.length.is_some() {
+            // As it will be, once both have been changed.
+            let length = body.len().to_string().into_bytes();
+            unsigned.set_headers.push(mutation::overwrite("content-length", length));
+        }
+        let signed = exchange.sign_body(&body, unsigned, &mut self.used).await;
+        signed.map_err(|refusal| exchange.end(self.principal.as_ref(), refusal))
     }
 
     fn refuse(&mut self, refusal: BodyRefusal) -> ImmediateResponse {

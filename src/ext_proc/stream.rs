@@ -142,7 +142,12 @@ impl<P: Processor> Driver<P> {
                     let Some(message) = message.map_err(unreadable)? else {
                         return Ok(None);
                     };
-                    self.phases.next(message)?
+                    let step = self.phases.next(message);
+                    // Also of a message that ends the stream.
+                    for note in self.phases.notes() {
+                        self.end.metrics.ext_proc_body(note.as_str());
+                    }
+                    step?
                 }
             };
             let answer = loop {
@@ -159,9 +164,6 @@ impl<P: Processor> Driver<P> {
                     },
                 };
             };
-            for note in self.phases.notes() {
-                self.end.metrics.ext_proc_body(note.as_str());
-            }
             if answer.is_some() {
                 return Ok(answer);
             }
@@ -173,6 +175,11 @@ impl<P: Processor> Driver<P> {
         let extension = self.extension.filter(|_| !self.phases.is_patient());
         let session = self.session.as_mut().ok_or(Abort::NoSession);
         Ok(match step {
+            Step::Observe(mut request) => {
+                request.peer.clone_from(&self.peer);
+                self.processor.on_observed(*request).await;
+                Taken::Step(Step::Nothing)
+            }
             Step::Process(turn, mut request) => {
                 request.peer.clone_from(&self.peer);
                 let Some(extension) = extension else {
@@ -211,6 +218,10 @@ impl<P: Processor> Driver<P> {
                     }
                 }
             }
+            Step::Sign(body, changed) => Taken::Step(match session?.sign(body, changed).await {
+                Ok(mutation) => self.phases.signed(mutation),
+                Err(response) => Step::Answer(self.phases.immediate(response).into()),
+            }),
             Step::Refuse(refusal) => {
                 self.end.metrics.ext_proc_body(refusal.as_str());
                 Taken::Answer(self.phases.immediate(session?.refuse(refusal)).into())

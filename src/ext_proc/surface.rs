@@ -8,8 +8,8 @@ use super::{RequestHeaders, attributes::Head, mutation, redact, session::Place, 
 use crate::{
     api::ProblemCode,
     injection::{
-        OPEN, Progress, Refused, Resolution, Scanner, Substitutions, Surface, Surfaces, Target,
-        Unwritable, Violation,
+        OPEN, Part, Progress, Refused, Resolution, Scanner, Substitutions, Surface, Surfaces,
+        Target, Template, Unwritable, Violation,
     },
     operation::split_query,
     secret::{SecretRef, SecretValue},
@@ -175,6 +175,46 @@ pub(super) fn write(
         return Err(unfit(Unwritable::Length));
     }
     Ok(Bytes::from_owner(written))
+}
+
+/// The target with these parameters at the end of its query, in place of all of their names.
+#[expect(clippy::disallowed_methods, reason = "the query that the secret was permitted for")]
+pub(super) fn with_query<'v>(
+    target: &str,
+    parameters: &[(&str, &Template)],
+    value: impl Fn(&SecretRef) -> Option<&'v SecretValue>,
+) -> Result<Vec<u8>, Unfit> {
+    let (path, query) = split_query(target);
+    let is_set = |parameter: &&str| {
+        let name = parameter.split('=').next().unwrap_or_default();
+        let name = percent_encoding::percent_decode_str(name);
+        parameters.iter().any(|(set, _)| name.clone().eq(set.bytes()))
+    };
+    let kept = query.into_iter().flat_map(|query| query.split('&')).filter(|one| !is_set(one));
+    let mut written = path.as_bytes().to_vec();
+    let mut separator = b'?';
+    for parameter in kept.filter(|parameter| !parameter.is_empty()) {
+        written.push(std::mem::replace(&mut separator, b'&'));
+        written.extend_from_slice(parameter.as_bytes());
+    }
+    for (name, template) in parameters {
+        written.push(std::mem::replace(&mut separator, b'&'));
+        written.extend_from_slice(name.as_bytes());
+        written.push(b'=');
+        for part in template.parts() {
+            match part {
+                // Text is what it was checked to be.
+                Part::Literal(text) => written.extend_from_slice(text.as_bytes()),
+                Part::Reference(secret) => {
+                    let unfit = |reason| Unfit { secret: secret.clone(), reason };
+                    let value = value(secret).ok_or_else(|| unfit(Unwritable::Empty))?;
+                    let value = Surface::Query.write(value.expose_secret()).map_err(unfit)?;
+                    written.extend_from_slice(&value);
+                }
+            }
+        }
+    }
+    Ok(written)
 }
 
 // === impl Piece ===

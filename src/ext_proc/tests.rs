@@ -86,6 +86,7 @@ fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
                 Template::parse("Bearer {{secret://local/use/key}}", &catalog).expect("valid"),
             ),
         )],
+        query: Vec::new(),
         signers: Vec::new(),
     };
     Snapshot {
@@ -287,6 +288,7 @@ impl SecretBackend for Secrets {
             "readable" | "use/key" => CANARY,
             "use/newline" => "canary-4711\n",
             "use/split" => "canary-4711\r\nx-admin: 1",
+            "use/odd" => "a&b=/+%",
             "use/json" => r#"{"user": "canary-4711"}"#,
             "use/slow" => {
                 tokio::time::sleep(Duration::from_secs(5)).await;

@@ -189,6 +189,16 @@ struct Destination {
     routes: Option<Starred<EnvoyName>>,
     /// Server names of the downstream TLS handshake. `*` only in a Deny.
     snis: Option<Starred<Host>>,
+    /// Ports that clients connect to, in quotes. `*` only in a Deny.
+    ports: Option<Starred<Port>>,
+    /// `https` or `http`, as the client asked: not how the cluster is reached. `*` only in a
+    /// Deny.
+    schemes: Option<Starred<Scheme>>,
+    /// Methods, as they are sent. `*` only in a Deny.
+    methods: Option<Starred<Method>>,
+    /// Paths without query. With a `/` at its end one is a prefix, without it is exact. `*` only
+    /// in a Deny.
+    paths: Option<Starred<Path>>,
 }
 
 /// Requests in the mesh. Needs one field at least.
@@ -243,6 +253,10 @@ texts! {
     Host = "\\.?[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*|\\[[0-9A-Fa-f:.]*\\]";
     /// A name that Envoy gives.
     EnvoyName = "[^\\u0000-\\u001f\\u007f-\\u009f]+";
+    /// A port, in digits.
+    Port = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]";
+    /// `https` or `http`.
+    Scheme = "https?";
     /// A method.
     Method = "[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}";
     /// A path without query, empty or dot segments, and encodings of what needs none.
@@ -319,7 +333,16 @@ fn by_effect() -> Value {
     let no_star = json!({"items": {"not": {"const": "*"}}});
     let destination = json!({
         "anyOf": any_of(&["clusters", "routes"]),
-        "properties": {"hosts": no_star, "clusters": no_star, "routes": no_star, "snis": no_star},
+        "properties": {
+            "hosts": no_star,
+            "clusters": no_star,
+            "routes": no_star,
+            "snis": no_star,
+            "ports": no_star,
+            "schemes": no_star,
+            "methods": no_star,
+            "paths": no_star,
+        },
     });
     let secrets = json!({
         "properties": {"destinations": {"items": destination}},

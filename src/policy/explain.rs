@@ -11,7 +11,8 @@ use std::{
 
 use super::{
     Decision, Denial, Destination, HttpRequest, Permit, PolicySet, Reason, Verb,
-    rule::{Among, DestinationRule, Held, HttpRule, Pattern, Policy, SecretRule, Shape, Subject},
+    request::Attribute,
+    rule::{DestinationRule, Held, HttpRule, Pattern, Policy, SecretRule, Shape, Subject},
 };
 use crate::{identity::Principal, secret::SecretRef};
 
@@ -260,26 +261,18 @@ fn name_unmet(rule: &SecretRule, principal: &Principal, name: &str) -> String {
 }
 
 fn destination_unmet(rule: &DestinationRule, destination: &Destination<'_>) -> Vec<String> {
-    let conditions = [
-        ("cluster", &rule.clusters, destination.cluster),
-        ("route", &rule.routes, destination.route),
-        ("server name", &rule.snis, destination.sni),
-        ("host", &rule.hosts, destination.host),
-    ];
-    let unmet = |(what, among, value): (&str, &Among<Arc<str>>, Option<&str>)| {
-        let held = match what {
-            "server name" => among.holds_sni(value),
-            _ => among.holds(value),
-        };
-        match (held, value) {
+    let unmet = |attribute: Attribute| {
+        let (what, value) = (attribute.in_words(), destination.get(attribute));
+        match (rule.holds(attribute, value), value) {
             (Held::Yes, _) => None,
             (_, None) => Some(format!("destination {what} is not known")),
             (_, Some(value)) => {
-                Some(format!("destination {what} {value} is not among {}", join(among.listed())))
+                let listed = join(rule.list(attribute).listed());
+                Some(format!("destination {what} {value} is not among {listed}"))
             }
         }
     };
-    conditions.into_iter().filter_map(unmet).collect()
+    Attribute::ALL.into_iter().filter_map(unmet).collect()
 }
 
 fn http_unmet(rule: &HttpRule, request: &HttpRequest<'_>) -> Vec<String> {
@@ -291,7 +284,7 @@ fn http_unmet(rule: &HttpRule, request: &HttpRequest<'_>) -> Vec<String> {
     if rule.methods.holds(Some(method)) != Held::Yes {
         unmet.push(format!("method {method} is not among {}", join(rule.methods.listed())));
     }
-    if rule.paths.holds_path(path) != Held::Yes {
+    if rule.paths.holds_path(Some(path)) != Held::Yes {
         unmet.push(format!("path {path} matches none of {}", join(rule.paths.listed())));
     }
     let workloads = &rule.destinations;

@@ -189,7 +189,7 @@ fn speaks_of_request(rule: &HttpRule, allow: bool, request: &HttpRequest<'_>) ->
     workload
         && rule.hosts.holds(Some(request.host())) == Held::Yes
         && rule.methods.holds(Some(request.method())) == Held::Yes
-        && rule.paths.holds_path(request.path()) == Held::Yes
+        && rule.paths.holds_path(Some(request.path())) == Held::Yes
 }
 
 /// Those of the callers for whom a pattern has the secret's name.

@@ -55,11 +55,12 @@ const QUOTED: [&str; 3] = ["names", "prefixes", "fields"];
 
 /// The keys of the schema.
 #[rustfmt::skip]
-const KEYS: [&str; 30] = [
+const KEYS: [&str; 32] = [
     "apiVersion", "kind", "metadata", "name", "spec", "effect", "mode", "from", "to",
     "namespaces", "serviceAccounts", "namespacePrefixes", "trustDomains", "require", "boundTo",
     "except", "secrets", "http", "backends", "names", "prefixes", "fields", "verbs",
-    "destinations", "hosts", "clusters", "routes", "snis", "methods", "paths",
+    "destinations", "hosts", "clusters", "routes", "snis", "ports", "schemes",
+    "methods", "paths",
 ];
 
 // === impl PolicyProblem ===

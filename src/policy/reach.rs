@@ -205,21 +205,8 @@ fn secrets(piece: &Piece, deny: &SecretRule, who: &Principal, taken: &mut Vec<Pi
 }
 
 fn meet_toward(toward: &Toward, entry: &DestinationRule) -> Vec<Toward> {
-    let mut all = Vec::new();
-    for cluster in meet_value(toward.cluster.as_ref(), &entry.clusters) {
-        for route in meet_value(toward.route.as_ref(), &entry.routes) {
-            for sni in meet_value(toward.sni.as_ref(), &entry.snis) {
-                let hosts = meet_value(toward.host.as_ref(), &entry.hosts).into_iter();
-                all.extend(hosts.map(|host| Toward {
-                    cluster: cluster.clone(),
-                    route: route.clone(),
-                    sni: sni.clone(),
-                    host,
-                }));
-            }
-        }
-    }
-    all
+    let values = |attribute| meet_value(toward.get(attribute), entry.list(attribute));
+    Toward::combined(values, &toward.paths.meet_paths(&entry.paths))
 }
 
 /// Of a Deny `*` is any, and what is missing.
@@ -234,12 +221,7 @@ fn meet_value(given: Option<&Arc<str>>, list: &Among<Arc<str>>) -> Vec<Option<Ar
 
 fn requests(piece: &Piece, deny: &HttpRule, taken: &mut Vec<Piece>) {
     let Piece::Http { host, method, paths, destination } = piece else { return };
-    let spans: Vec<_> = match &deny.paths {
-        Among::Unset | Among::Any => vec![paths.clone()],
-        Among::OneOf(listed) => {
-            listed.iter().filter_map(|path| paths.meet(&Span::of_path(path))).collect()
-        }
-    };
+    let spans = paths.meet_paths(&deny.paths);
     for destination in workloads(destination.as_ref(), &deny.destinations) {
         for host in meet_value(host.as_ref(), &deny.hosts) {
             for method in meet_value(method.as_ref(), &deny.methods) {

@@ -4,21 +4,22 @@
 mod cell;
 mod piece;
 mod sample;
+mod toward;
 mod unify;
 
 use std::{fmt, sync::Arc};
 
-pub use self::sample::Ask;
 pub(super) use self::{
     cell::{Cell, What, cells, whoms},
     piece::{a_name, http_pieces, secret_pieces},
     sample::Sample,
     unify::{Bound, has_placeholder, unify},
 };
+pub use self::{sample::Ask, toward::Toward};
 use super::{
     Place,
-    request::{Destination, Verb},
-    rule::{Policy, Shape},
+    request::Verb,
+    rule::{Among, Policy, Shape},
     template::{Part, Template},
 };
 use crate::{
@@ -27,9 +28,10 @@ use crate::{
 };
 
 /// Texts of which one rule speaks.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Span {
     /// All of them.
+    #[default]
     Any,
     /// Those that start so.
     Prefix(Arc<str>),
@@ -44,19 +46,6 @@ pub struct Whom {
     pub namespace: Span,
     /// Their name, if not any.
     pub name: Option<Arc<str>>,
-}
-
-/// Where a secret may be used. What is not given is any.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Toward {
-    /// The routed cluster.
-    pub cluster: Option<Arc<str>>,
-    /// The route.
-    pub route: Option<Arc<str>>,
-    /// The downstream server name.
-    pub sni: Option<Arc<str>>,
-    /// The request's host.
-    pub host: Option<Arc<str>>,
 }
 
 /// What may be asked for. What is not given is any.
@@ -150,8 +139,21 @@ impl Span {
         })
     }
 
+    /// The paths that a rule lists.
+    pub(super) fn of_paths(paths: &Among<Arc<str>>) -> Vec<Self> {
+        match paths {
+            Among::Unset | Among::Any => vec![Self::Any],
+            Among::OneOf(paths) => paths.iter().map(Self::of_path).collect(),
+        }
+    }
+
+    /// What it has in common with the paths that a rule lists.
+    pub(super) fn meet_paths(&self, paths: &Among<Arc<str>>) -> Vec<Self> {
+        Self::of_paths(paths).iter().filter_map(|span| self.meet(span)).collect()
+    }
+
     /// A path as rules have it.
-    pub(super) fn of_path(path: &Arc<str>) -> Self {
+    fn of_path(path: &Arc<str>) -> Self {
         if path.ends_with('/') { Self::Prefix(path.clone()) } else { Self::One(path.clone()) }
     }
 }
@@ -225,40 +227,6 @@ impl fmt::Display for Whom {
                 write!(f, "service account {name} of namespaces {prefix}*")
             }
         }
-    }
-}
-
-// === impl Toward ===
-
-impl Toward {
-    /// The destination with all that is given.
-    #[must_use]
-    pub fn destination(&self) -> Destination<'_> {
-        Destination {
-            host: self.host.as_deref(),
-            cluster: self.cluster.as_deref(),
-            route: self.route.as_deref(),
-            sni: self.sni.as_deref(),
-        }
-    }
-}
-
-impl fmt::Display for Toward {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let given = [
-            ("cluster", &self.cluster),
-            ("route", &self.route),
-            ("server name", &self.sni),
-            ("host", &self.host),
-        ];
-        let mut before = "";
-        for (key, value) in given {
-            if let Some(value) = value {
-                write!(f, "{before}{key} {value}")?;
-                before = ", ";
-            }
-        }
-        Ok(())
     }
 }
 

@@ -35,6 +35,14 @@ pub struct Destination<'a> {
     pub route: Option<&'a str>,
     /// The server name that the downstream TLS handshake asked for.
     pub sni: Option<&'a str>,
+    /// The port that the client's connection was made to, in digits.
+    pub port: Option<&'a str>,
+    /// `https` or `http`, as the client asked. Says nothing of how the cluster is reached.
+    pub scheme: Option<&'a str>,
+    /// The request's method.
+    pub method: Option<&'a str>,
+    /// The request's path in canonical form; `None` if it has more than one reading.
+    pub path: Option<&'a str>,
 }
 
 /// An HTTP request in the mesh, in canonical form.
@@ -57,14 +65,22 @@ pub struct Connection {
 /// An attribute that a rule asked for and the proxy did not send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attribute {
-    /// The request's authority.
-    Host,
     /// The routed cluster.
     Cluster,
     /// The route's name.
     Route,
+    /// The port that the client's connection was made to.
+    Port,
     /// The downstream server name.
     Sni,
+    /// The request's scheme.
+    Scheme,
+    /// The request's authority.
+    Host,
+    /// The request's method.
+    Method,
+    /// The request's path.
+    Path,
 }
 
 /// A request whose host, method or path has more than one reading.
@@ -73,6 +89,9 @@ pub enum InvalidRequest {
     /// Empty, or with characters that no method has.
     #[error("malformed method")]
     Method,
+    /// Not a number from 1 to 65535 without leading zeros.
+    #[error("malformed port")]
+    Port,
     /// Empty, or not a host name or address.
     #[error("malformed host")]
     Host,
@@ -118,14 +137,63 @@ impl fmt::Display for Verb {
 // === impl Attribute ===
 
 impl Attribute {
+    /// In the order in which missing ones are reported: what the proxy decided first, what
+    /// the caller chose last.
+    pub(super) const ALL: [Self; 8] = [
+        Self::Cluster,
+        Self::Route,
+        Self::Port,
+        Self::Sni,
+        Self::Scheme,
+        Self::Host,
+        Self::Method,
+        Self::Path,
+    ];
+
+    /// What it is to people.
+    pub(super) fn in_words(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Route => "route",
+            Self::Port => "port",
+            Self::Sni => "server name",
+            Self::Scheme => "scheme",
+            Self::Host => "host",
+            Self::Method => "method",
+            Self::Path => "path",
+        }
+    }
+
     /// The name under which Envoy knows the attribute.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Host => "request.host",
             Self::Cluster => "xds.cluster_name",
             Self::Route => "xds.route_name",
+            Self::Port => "destination.port",
             Self::Sni => "connection.requested_server_name",
+            Self::Scheme => "request.scheme",
+            Self::Host => "request.host",
+            Self::Method => "request.method",
+            Self::Path => "request.path",
+        }
+    }
+}
+
+// === impl Destination ===
+
+impl<'a> Destination<'a> {
+    /// What is known of one attribute.
+    pub(super) fn get(&self, attribute: Attribute) -> Option<&'a str> {
+        match attribute {
+            Attribute::Cluster => self.cluster,
+            Attribute::Route => self.route,
+            Attribute::Port => self.port,
+            Attribute::Sni => self.sni,
+            Attribute::Scheme => self.scheme,
+            Attribute::Host => self.host,
+            Attribute::Method => self.method,
+            Attribute::Path => self.path,
         }
     }
 }
@@ -184,7 +252,7 @@ pub fn split_url(url: &str) -> Option<(&str, &str)> {
 ///
 /// # Errors
 /// [`InvalidRequest::Method`].
-pub(super) fn canonical_method(method: &str) -> Result<&str, InvalidRequest> {
+pub fn canonical_method(method: &str) -> Result<&str, InvalidRequest> {
     if method.len() <= 64 && is_token(method) { Ok(method) } else { Err(InvalidRequest::Method) }
 }
 
@@ -194,6 +262,18 @@ pub(super) fn canonical_method(method: &str) -> Result<&str, InvalidRequest> {
 pub fn is_token(text: &str) -> bool {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     !text.is_empty() && text.bytes().all(token)
+}
+
+/// Refuses what is not a port in its one spelling.
+///
+/// # Errors
+/// [`InvalidRequest::Port`].
+pub fn canonical_port(port: &str) -> Result<&str, InvalidRequest> {
+    let number = port.parse::<u16>().ok().filter(|number| *number > 0);
+    match number.is_some_and(|number| number.to_string() == port) {
+        true => Ok(port),
+        false => Err(InvalidRequest::Port),
+    }
 }
 
 /// Lower-cases an authority and removes its port and trailing dot.

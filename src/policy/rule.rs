@@ -125,6 +125,11 @@ pub(super) struct DestinationRule {
     pub(super) clusters: Among<Arc<str>>,
     pub(super) routes: Among<Arc<str>>,
     pub(super) snis: Among<Arc<str>>,
+    pub(super) ports: Among<Arc<str>>,
+    pub(super) schemes: Among<Arc<str>>,
+    pub(super) methods: Among<Arc<str>>,
+    /// With a trailing `/` a prefix, else exact.
+    pub(super) paths: Among<Arc<str>>,
 }
 
 /// A `to` entry about mesh traffic.
@@ -265,14 +270,7 @@ impl SecretRule {
 
     /// How many comparisons that may take.
     pub(super) fn residue_weight(&self) -> usize {
-        let entry = |rule: &DestinationRule| {
-            let DestinationRule { hosts, clusters, routes, snis } = rule;
-            1 + [hosts, clusters, routes, snis]
-                .map(|list| list.listed().len())
-                .iter()
-                .sum::<usize>()
-        };
-        self.fields.len() + self.destinations.iter().map(entry).sum::<usize>()
+        self.fields.len() + self.destinations.iter().map(DestinationRule::weight).sum::<usize>()
     }
 
     /// An Allow names a field exactly. A Deny also covers what lies inside its
@@ -346,22 +344,47 @@ fn tokens(field: &SecretField) -> impl Iterator<Item = Cow<'_, str>> {
 // === impl DestinationRule ===
 
 impl DestinationRule {
+    pub(super) fn list(&self, attribute: Attribute) -> &Among<Arc<str>> {
+        match attribute {
+            Attribute::Cluster => &self.clusters,
+            Attribute::Route => &self.routes,
+            Attribute::Port => &self.ports,
+            Attribute::Sni => &self.snis,
+            Attribute::Scheme => &self.schemes,
+            Attribute::Host => &self.hosts,
+            Attribute::Method => &self.methods,
+            Attribute::Path => &self.paths,
+        }
+    }
+
+    pub(super) fn holds(&self, attribute: Attribute, value: Option<&str>) -> Held {
+        let list = self.list(attribute);
+        match attribute {
+            Attribute::Sni => list.holds_sni(value),
+            Attribute::Path => list.holds_path(value),
+            _ => list.holds(value),
+        }
+    }
+
     pub(super) fn held(&self, destination: &Destination<'_>) -> Held {
-        // The order in which missing attributes are reported: what the proxy
-        // decided first, what the caller chose last.
-        let conditions = [
-            (self.clusters.holds(destination.cluster), Attribute::Cluster),
-            (self.routes.holds(destination.route), Attribute::Route),
-            (self.snis.holds_sni(destination.sni), Attribute::Sni),
-            (self.hosts.holds(destination.host), Attribute::Host),
-        ];
-        if conditions.iter().any(|(held, _)| *held == Held::No) {
-            return Held::No;
+        let mut found = Held::Yes;
+        for attribute in Attribute::ALL {
+            match self.holds(attribute, destination.get(attribute)) {
+                Held::Yes => {}
+                Held::No => return Held::No,
+                Held::Unknown(_) if found != Held::Yes => {}
+                Held::Unknown(_) => found = Held::Unknown(Some(attribute)),
+            }
         }
-        match conditions.into_iter().find(|(held, _)| *held != Held::Yes) {
-            Some((_, attribute)) => Held::Unknown(Some(attribute)),
-            None => Held::Yes,
-        }
+        found
+    }
+
+    /// How many comparisons it may take.
+    pub(super) fn weight(&self) -> usize {
+        1 + Attribute::ALL
+            .map(|attribute| self.list(attribute).listed().len())
+            .iter()
+            .sum::<usize>()
     }
 }
 
@@ -392,8 +415,8 @@ impl Among<Arc<str>> {
         self.holds_by(value, str::eq_ignore_ascii_case)
     }
 
-    pub(super) fn holds_path(&self, path: &str) -> Held {
-        self.holds_by(Some(path), |listed, path| match listed.ends_with('/') {
+    pub(super) fn holds_path(&self, path: Option<&str>) -> Held {
+        self.holds_by(path, |listed, path| match listed.ends_with('/') {
             true => path.starts_with(listed),
             false => path == listed,
         })

@@ -81,6 +81,10 @@ pub(super) struct Toward {
     pub(super) cluster: Option<String>,
     pub(super) route: Option<String>,
     pub(super) sni: Option<String>,
+    pub(super) port: Option<String>,
+    pub(super) scheme: Option<String>,
+    pub(super) method: Option<String>,
+    pub(super) path: Option<String>,
 }
 
 #[derive(Debug)]
@@ -323,12 +327,25 @@ impl Toward {
             cluster: self.cluster.as_deref(),
             route: self.route.as_deref(),
             sni: self.sni.as_deref(),
+            port: self.port.as_deref(),
+            scheme: self.scheme.as_deref(),
+            method: self.method.as_deref(),
+            path: self.path.as_deref(),
         }
     }
 
     fn in_words(&self) -> String {
-        let Self { host, cluster, route, sni } = self;
-        let parts = [("host", host), ("cluster", cluster), ("route", route), ("sni", sni)];
+        let Self { host, cluster, route, sni, port, scheme, method, path } = self;
+        let parts = [
+            ("host", host),
+            ("cluster", cluster),
+            ("route", route),
+            ("sni", sni),
+            ("port", port),
+            ("scheme", scheme),
+            ("method", method),
+            ("path", path),
+        ];
         let part = |(what, value): (&str, &Option<String>)| {
             value.as_ref().map(|value| format!(" {what} {value}"))
         };

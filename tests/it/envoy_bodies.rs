@@ -142,6 +142,14 @@ async fn observed_traffic_passes_as_it_is() {
         Mesh::builder().edit("allow_mode_override: true", "observability_mode: true").start().await;
     let answer = mesh.api().request("GET", "api.stripe.test", "/", &[REFERENCE]).await;
     assert_eq!(answer.json::<Received>().header("x-api-key"), [REFERENCE.1]);
+    // The other one goes where it may not.
+    mesh.api().request("GET", "app.test", "/public/", &[REFERENCE]).await;
+    let line = mesh.service.logged(&["would refuse"]).await;
+    assert_eq!(line["message"], "ext_proc", "{line}");
+    for result in ["would_inject", "would_refuse"] {
+        let series = format!(r#"vaultmux_ext_proc_observed_total{{result="{result}"}}"#);
+        assert_eq!(mesh.service.metric(&series).await, Some(1.0), "{result}");
+    }
     let answer = post(&mesh.api(), "app.test", "length", "length").await;
     let received = mesh.app.received().pop().expect("arrived");
     assert_untouched("observed", &answer, &received, ("length", "length"));

@@ -137,11 +137,18 @@ ext_proc:
     - name: basic
       match: {hosts: [api.stripe.test], paths: [/basic/]}
       basic: {username: me, password: "{{secret://local/zq-stripe}}"}
+    - name: query
+      match: {hosts: [api.stripe.test], paths: [/query/], schemes: [https]}
+      query: {key: "{{secret://local/zq-stripe}}"}
     - name: elsewhere
       match: {hosts: [app.test]}
       set_headers: [{name: x-api-key, value: "{{secret://local/zq-stripe}}"}]
 "#;
-    let mesh = Mesh::builder().config(rules).start().await;
+    let mesh = Mesh::builder()
+        .config(rules)
+        .edit("disallow_system: true", "disallow_system: false")
+        .start()
+        .await;
     let own = [("authorization", "Bearer mine")];
     let get = |path: &'static str| {
         let client = mesh.api();
@@ -150,6 +157,8 @@ ext_proc:
     assert_eq!(get("/bearer/x").await.header("authorization"), [format!("Bearer {VALUE}")]);
     let basic = format!("Basic {}", STANDARD.encode(format!("me:{VALUE}")));
     assert_eq!(get("/basic/x").await.header("authorization"), [basic]);
+    let target = get("/query/x?a=b&key=mine").await.path;
+    assert_eq!(target, format!("/query/x?a=b&key={VALUE}"));
     assert_eq!(get("/other").await.header("authorization"), ["Bearer mine"]);
     // A rule grants nothing: without `use` for that destination the request stops.
     let refused = send(&mesh, "app.test", &[]).await;
@@ -165,5 +174,100 @@ async fn refused_request_is_not_answered_with_the_value() {
     // Two references, one of them refused: neither goes out.
     let headers = [("x-api-key", REFERENCE), ("x-second", "{{secret://local/zq-hidden}}")];
     assert_refused(&mesh, &send(&mesh, "api.stripe.test", &headers).await, &[403]);
+    mesh.finish().await;
+}
+
+/// A policy that binds more than where the proxy sends it: each has to be told and equal.
+#[tokio::test(flavor = "multi_thread")]
+async fn use_is_bound_to_port_scheme_method_and_path() {
+    let policy = |port: u16, more: &str| {
+        format!(
+            "apiVersion: vaultmux.dev/v1alpha1
+kind: AccessPolicy
+metadata: {{name: bound}}
+spec:
+  effect: Allow
+  from: [{{serviceAccounts: [payments/api]}}]
+  to:
+    - secrets:
+        names: [zq-hidden]
+        verbs: [use]
+        destinations:
+          - {{clusters: [payment], ports: ['{port}'], schemes: [https], methods: [GET], paths: [/v1/]{more}}}
+"
+        )
+    };
+    let told = (
+        "              - xds.route_name\n",
+        "              - xds.route_name\n              - destination.port\n",
+    );
+    let header = ("x-api-key", "{{secret://local/zq-hidden}}");
+    for told in [Some(told), None] {
+        let mut builder = Mesh::builder().file("policies/bound.yaml", &policy(1, ""));
+        if let Some((from, to)) = told {
+            builder = builder.edit(from, to);
+        }
+        let mesh = builder.start().await;
+        let port = mesh.envoy.address("edge").port();
+        let ask = |method: &'static str, path: &'static str| {
+            let client = mesh.api();
+            async move { client.request(method, "api.stripe.test", path, &[header]).await }
+        };
+        // Of another port.
+        let answer = ask("GET", "/v1/charges").await;
+        assert_refused(&mesh, &answer, &[403]);
+        let details = mesh.envoy.access(0).await["details"].clone();
+        let expected = match told {
+            Some(_) => "vaultmux_denied_no_match",
+            None => "binding_attribute_missing:destination.port",
+        };
+        assert_eq!(details, expected);
+        std::fs::write(mesh.service.path("policies/bound.yaml"), policy(port, "")).expect("write");
+        mesh.service.hang_up();
+        mesh.service.reloaded(2).await;
+        for (method, path) in
+            [("POST", "/v1/charges"), ("GET", "/v1"), ("GET", "/v2/"), ("GET", "/v1/%2e%2e/a")]
+        {
+            assert_refused(&mesh, &ask(method, path).await, &[400, 403]);
+        }
+        let answer = ask("GET", "/v1/charges?a=b").await;
+        match told {
+            Some(_) => {
+                assert_eq!(answer.json::<Received>().header("x-api-key"), ["canary-hidden-5Zt"]);
+            }
+            None => assert_refused(&mesh, &answer, &[403]),
+        }
+        mesh.finish().await;
+    }
+}
+
+/// Envoy would send the value along, to wherever the destination says.
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_that_the_proxy_follows_take_no_value_along() {
+    let follow = |cluster: &str| {
+        (
+            format!("route: {{cluster: {cluster}}}"),
+            format!(
+                "route: {{cluster: {cluster}, internal_redirect_policy: {{max_internal_redirects: 1}}}}"
+            ),
+        )
+    };
+    let (payment, app) = (follow("payment"), follow("app"));
+    let mesh = Mesh::builder().edit(&payment.0, &payment.1).edit(&app.0, &app.1).start().await;
+    for client in [mesh.api(), mesh.api().http2()] {
+        let headers = [("x-api-key", REFERENCE)];
+        let path = "/public/redirect?https://app.test/public/stolen";
+        let answer = client.request("GET", "api.stripe.test", path, &headers).await;
+        assert_eq!(answer.status, 403, "{}", answer.text());
+        assert!(!answer.text().contains("canary-"), "{}", answer.text());
+    }
+    let first = mesh.payment.received();
+    assert_eq!(first[0].header("x-api-key"), [VALUE]);
+    assert!(mesh.app.received().is_empty(), "{:?}", mesh.app.received());
+    assert_eq!(mesh.envoy.access(1).await["details"], "vaultmux_internal_redirect");
+    // Where no secret is ever sent, they are followed.
+    let path = "/public/redirect?https://app.test/public/moved";
+    let answer = mesh.api().get("app.test", path).await;
+    assert_eq!(answer.json::<Received>().path, "/public/moved");
     mesh.finish().await;
 }

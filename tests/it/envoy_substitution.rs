@@ -464,3 +464,83 @@ async fn service_that_dies_in_the_middle_ends_the_request() {
         assert!(mesh.payment.received().is_empty(), "{body}");
     }
 }
+
+/// It dies while an answer is on its way: the client never takes a part of it for whole, and
+/// none of it has the value.
+#[tokio::test(flavor = "multi_thread")]
+async fn service_that_dies_in_the_middle_cuts_the_answer_off() {
+    for body in ["NONE", "BUFFERED", "STREAMED", "FULL_DUPLEX_STREAMED"] {
+        let trailers = if body == "FULL_DUPLEX_STREAMED" { "SEND" } else { "SKIP" };
+        for http2 in [true, false] {
+            let mut mesh = modes(mesh(REDACTED), body, trailers, true).start().await;
+            let client = if http2 { mesh.api().http2() } else { mesh.api() };
+            let answer = tokio::spawn(async move {
+                let headers = [("x-api-key", REFERENCE)];
+                client.try_send("GET", HOST, "/public/slow", &headers, sized("")).await
+            });
+            // Once the answer is under way. A body that is held as a whole is not shown.
+            let under_way = if body == "BUFFERED" { 2 } else { 5 };
+            while mesh.envoy.counter("ext_proc.stream_msgs_sent").await < under_way {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            mesh.service.kill().await;
+            match answer.await.expect("no panic") {
+                Ok(answer) => {
+                    assert!(answer.status >= 500, "{body} {http2}: {}", answer.status);
+                    assert!(!answer.text().contains(VALUE), "{body} {http2}");
+                }
+                Err(error) => {
+                    let late = error.is::<tokio::time::error::Elapsed>();
+                    assert!(!late, "{body} {http2}: it was not cut off");
+                }
+            }
+        }
+    }
+}
+
+/// The client waits to be told to go on before it sends the body: Envoy tells it, whatever
+/// the mode, and the reference in the body is found.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_wait_for_100_continue_are_substituted() {
+    for mode in ["NONE", "BUFFERED", "STREAMED"] {
+        let mesh = modes(mesh(RULES), mode, "SKIP", true).start().await;
+        let body = format!("[\"{REFERENCE}\"]");
+        let request = format!(
+            "POST /public/ HTTP/1.1\r\nhost: {HOST}\r\ncontent-type: application/json\r\n\
+             expect: 100-continue\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len(),
+        );
+        let answer = mesh.api().converse(request.as_bytes()).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 100 Continue\r\n"), "{mode}: {answer}");
+        assert!(answer.contains("HTTP/1.1 200 OK\r\n"), "{mode}: {answer}");
+        let received = mesh.payment.received().pop().expect("arrived");
+        let expected = format!("[\"{VALUE}\"]");
+        assert_eq!(received.body_sha256, sha256(expected.as_bytes()), "{mode}");
+        mesh.finish().await;
+    }
+}
+
+/// What follows is another protocol: nothing waits for a body, whatever a rule looks for.
+#[tokio::test(flavor = "multi_thread")]
+async fn upgrades_are_answered_at_once() {
+    let app = "    - {name: app, match: {hosts: [app.test]}, surfaces: {json: deny}}\n  aliases:";
+    let rules = RULES.replace("  aliases:", app);
+    for mode in ["NONE", "BUFFERED", "STREAMED"] {
+        let mesh = modes(mesh(&rules), mode, "SKIP", true)
+            .edit(
+                "codec_type: AUTO",
+                "codec_type: AUTO\n          upgrade_configs: [{upgrade_type: websocket}]",
+            )
+            .start()
+            .await;
+        let request = "GET /public/ HTTP/1.1\r\nhost: app.test\r\n\
+                       content-type: application/json\r\nconnection: upgrade\r\n\
+                       upgrade: websocket\r\n\r\n";
+        // The upstream speaks none, and says so.
+        let status = mesh.api().raw(request.as_bytes()).await.expect("an answer");
+        assert_eq!(status, 200, "{mode}");
+        let received = mesh.app.received().pop().expect("arrived");
+        assert_eq!(received.header("upgrade"), ["websocket"], "{mode}");
+        mesh.finish().await;
+    }
+}

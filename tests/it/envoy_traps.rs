@@ -308,3 +308,51 @@ fn allow_with_metadata(_: &CheckRequest) -> Result<CheckResponse, tonic::Status>
     response.dynamic_metadata = Some(Struct { fields: [("grant".into(), grant)].into() });
     Ok(response)
 }
+
+/// The upstream says where it goes, and everything that was put into it goes along. Only the
+/// first URL tells the second pass that there was one.
+#[tokio::test(flavor = "multi_thread")]
+async fn internal_redirect_sends_what_was_put_into_the_first_attempt() {
+    let follows = (
+        "route: {cluster: payment}",
+        "route: {cluster: payment, internal_redirect_policy: {max_internal_redirects: 1}}",
+    );
+    let (stub, edge) = Stub::start(
+        allow,
+        |request| {
+            let first = match &request.request {
+                Some(Asked::RequestHeaders(headers)) => headers
+                    .headers
+                    .iter()
+                    .flat_map(|map| &map.headers)
+                    .all(|header| header.key != "x-envoy-original-url"),
+                _ => false,
+            };
+            let common = first.then(|| set(header("x-api-key", "", "secret")));
+            Some(Ok(stub::answer(request, common)))
+        },
+        &[follows],
+    )
+    .await;
+    let path = "/public/redirect?https://app.test/elsewhere";
+    // What a client from outside says is removed.
+    let said = [("x-envoy-original-url", "https://app.test/")];
+    let answer = edge.api().request("GET", "api.stripe.test", path, &said).await;
+    let received: Received = answer.json();
+    assert_eq!((received.authority.as_str(), received.path.as_str()), ("app.test", "/elsewhere"));
+    assert_eq!(received.header("x-api-key"), ["secret"]);
+    let messages = stub.messages();
+    let [_, Asked::RequestHeaders(second)] =
+        [0, 1].map(|at| messages[at].request.clone().expect("a kind"))
+    else {
+        panic!("two passes")
+    };
+    let headers = second.headers.expect("some").headers;
+    let values = |name: &str| -> Vec<String> {
+        let named = headers.iter().filter(|header| header.key == name);
+        named.map(|header| String::from_utf8_lossy(&header.raw_value).into_owned()).collect()
+    };
+    assert_eq!(values("x-envoy-original-url"), [format!("https://api.stripe.test{path}")]);
+    assert_eq!(values("x-api-key"), ["secret"]);
+    assert_eq!(stub.checks().len(), 2);
+}

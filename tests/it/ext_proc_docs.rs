@@ -37,7 +37,7 @@ fn rows(header: &str) -> Vec<Vec<String>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_configuration_starts() {
     let configurations = configurations();
-    assert_eq!(configurations.len(), 5);
+    assert_eq!(configurations.len(), 6);
     for config in configurations {
         Mesh::builder().config(&config).start().await.finish().await;
     }

@@ -26,6 +26,7 @@ mod envoy_panic;
 mod envoy_rotated;
 mod envoy_secrets;
 mod envoy_sidecar;
+mod envoy_signing;
 mod envoy_substitution;
 mod envoy_traps;
 mod envoy_xfcc;

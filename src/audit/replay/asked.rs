@@ -116,7 +116,8 @@ impl Operation {
                     .map(SecretField::parse)
                     .transpose()
                     .map_err(|_| NotAsked::Unknown)?;
-                let destination = destination.as_ref().map(AuditedDestination::toward);
+                let destination = destination.as_deref().map(AuditedDestination::toward);
+                let destination = destination.transpose()?;
                 Ok(Question::Secret {
                     verb: Verb::parse(verb).ok_or(NotAsked::Unknown)?,
                     secret: Cow::Owned(located),
@@ -170,12 +171,19 @@ impl AuditedHttp {
 // === impl AuditedDestination ===
 
 impl AuditedDestination {
-    fn toward(&self) -> Destination<'_> {
-        Destination {
+    fn toward(&self) -> Result<Destination<'_>, NotAsked> {
+        if self.path_cut {
+            return Err(NotAsked::PathCut);
+        }
+        Ok(Destination {
             host: self.host.as_deref(),
             cluster: self.cluster.as_deref(),
             route: self.route.as_deref(),
             sni: self.sni.as_deref(),
-        }
+            port: self.port.as_deref(),
+            scheme: self.scheme.as_deref(),
+            method: self.method.as_deref(),
+            path: self.path.as_deref(),
+        })
     }
 }

@@ -97,10 +97,15 @@ texts! {
     HeaderName = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
     /// 12 to 512 letters, digits or `-._~`.
     AliasText = "[A-Za-z0-9._~-]{12,512}";
+    /// The name of a parameter: letters, digits or `-._~`.
+    Parameter = "[A-Za-z0-9._~-]+";
     /// A reference: `secret://<backend>/<name>[?version=<v>][#<field>]`.
     Reference = "secret://[^/]+/.+";
     /// Text with a reference in it.
     WithReference = "[^\\n]*\\{\\{secret://[^\\n]+\\}\\}[^\\n]*";
+    /// Letters, digits, `-._~` and references, at least one.
+    QueryText = "([A-Za-z0-9._~-]|\\{\\{secret://[^\\n{}]+\\}\\})*\\{\\{secret://[^\\n{}]+\\}\\}\
+                 ([A-Za-z0-9._~-]|\\{\\{secret://[^\\n{}]+\\}\\})*";
     /// A reference and nothing else.
     OneReference = "\\{\\{secret://[^\\n{}]+\\}\\}";
     /// Any text that is not empty.

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, SocketAddress, address, socket_address::PortSpecifier,
+};
 
 use super::*;
 use crate::{
@@ -319,4 +322,62 @@ async fn a_store_that_is_too_slow_is_a_503_and_the_next_attempt_finds_the_value(
     store.open.add_permits(1);
     assert_eq!(set_headers(&ask(1000).await)["x-key"], CANARY);
     assert_eq!(store.calls(), 1);
+}
+
+#[tokio::test]
+async fn use_is_bound_to_port_scheme_method_and_path() {
+    let (mut snapshot, metrics) = over(INJECTING, Arc::new(MemoryBackend::new(Vec::new())));
+    let config = fixture::config(&format!("{}{INJECTING}", fixture::CONFIG));
+    let bound_to = "[{ports: ['443'], schemes: [https], methods: [GET], paths: [/v1/], hosts:";
+    let policies = POLICIES.replace(
+        "[{hosts: [api.stripe.test], clusters",
+        &format!("{bound_to} [api.stripe.test], clusters"),
+    );
+    assert_ne!(policies, POLICIES);
+    snapshot.policies = Arc::new(fixture::policies(&config, &policies));
+    let service = ExtAuthz::new(Current::new(snapshot), metrics);
+    let to = |method: &str, path: &str, scheme: &str, port: Option<u32>| {
+        let mut case = Case::http(method, HOST, path)
+            .extension("vaultmux.cluster", "stripe")
+            .header("x-key", KEY);
+        let request = case.attributes.request.as_mut().and_then(|it| it.http.as_mut());
+        request.expect("http").scheme = scheme.to_owned();
+        let address = port.map(|port| Address {
+            address: Some(address::Address::SocketAddress(SocketAddress {
+                address: "10.0.0.1".into(),
+                port_specifier: Some(PortSpecifier::PortValue(port)),
+                ..SocketAddress::default()
+            })),
+        });
+        case.attributes.destination.get_or_insert_default().address = address;
+        case
+    };
+    let rows = [
+        (to("GET", "/v1/a", "https", None), "binding_attribute_missing:destination.address"),
+        (to("GET", "/v1/a", "", Some(443)), "binding_attribute_missing:request.http.scheme"),
+        (to("GET", "/v1/../a", "https", Some(443)), "malformed_request"),
+        (to("GET", "/v1/a", "http", Some(443)), "vaultmux_denied_no_match"),
+        (to("GET", "/v1/a", "https", Some(8443)), "vaultmux_denied_no_match"),
+        (to("POST", "/v1/a", "https", Some(443)), "vaultmux_denied_no_match"),
+        (to("GET", "/v2/a", "https", Some(443)), "vaultmux_denied_no_match"),
+        // Allowed, and then there is no such secret.
+        (to("GET", "/v1/a", "https", Some(443)), "vaultmux_backend_not_found"),
+    ];
+    for (case, expected) in rows {
+        let response = check(&service, case).await;
+        assert_eq!(reason(&response), expected);
+    }
+}
+
+#[tokio::test]
+async fn redirects_that_the_proxy_follows_are_refused_where_secrets_may_be_in_them() {
+    let (service, _) = service(INJECTING);
+    for (url, expected) in [
+        ("https://api.stripe.test/v1/charges", "vaultmux_internal_redirect"),
+        ("nonsense", "vaultmux_internal_redirect"),
+        ("http://other.test/", ""),
+    ] {
+        let case = Case::http("GET", "other.test", "/").header("x-envoy-original-url", url);
+        assert_eq!(reason(&check(&service, case).await), expected, "{url}");
+    }
 }

@@ -5,7 +5,7 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{HeaderMutation, HttpBody, Tr
 
 use super::{
     OutOfOrder, Step,
-    answer::{Echo, Side, answer, with_body},
+    answer::{Echo, Side, answer, with_body, with_headers},
     framing::Framing,
     mode::BodyMode,
 };
@@ -31,6 +31,10 @@ pub(super) struct Direction {
     /// Longest body that is taken as a whole.
     limit: usize,
     pending: Option<Pending>,
+    /// Whether headers wait for credentials that are made of the whole body.
+    signs: bool,
+    /// The whole body, if it was changed, that waits for them.
+    unsigned: Option<Bytes>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -91,6 +95,8 @@ impl Direction {
             seen: 0,
             limit,
             pending: None,
+            signs: false,
+            unsigned: None,
         }
     }
 
@@ -111,6 +117,10 @@ impl Direction {
         self.work = work;
     }
 
+    pub(super) fn signs(&mut self, signs: bool) {
+        self.signs = signs;
+    }
+
     /// Whether the answer to the headers has to take their `content-length` away, since
     /// the body may get another length and is not held until that is known. Envoy does so
     /// by itself only where the mode was not overridden.
@@ -129,11 +139,17 @@ impl Direction {
 
     /// Whether a body was to come and never did: Envoy did not heed the override.
     pub(super) fn is_unseen(&self) -> bool {
-        self.at == Position::Open && self.seen == 0 && !matches!(self.work, Work::Pass)
+        let wanted = self.signs || !matches!(self.work, Work::Pass);
+        self.at == Position::Open && self.seen == 0 && wanted
+    }
+
+    /// Whether the message may not go on without its body having been seen.
+    pub(super) fn must_be_seen(&self) -> bool {
+        self.signs || self.is_required()
     }
 
     /// Whether a reference had to be in the body that did not come.
-    pub(super) fn is_required(&self) -> bool {
+    fn is_required(&self) -> bool {
         matches!(&self.work, Work::Scan(scan) if scan.required && scan.scanner.replaced() == 0)
     }
 
@@ -171,7 +187,7 @@ impl Direction {
         }
         let chunk = Bytes::from(std::mem::take(&mut message.body));
         self.seen += chunk.len() as u64;
-        if matches!(self.work, Work::Pass) {
+        if matches!(self.work, Work::Pass) && !self.signs {
             return Ok(match self.mode {
                 BodyMode::Duplex => Step::Echo(Echo::body(self.side, vec![chunk], message)),
                 _ => answer(self.side.body(None)),
@@ -214,6 +230,7 @@ impl Direction {
     /// The beginning of a body, of which nothing more will be seen.
     fn part(&mut self, chunk: &[u8]) -> Step {
         let refused = match &self.work {
+            _ if self.signs => true,
             Work::Pass => false,
             Work::Scan(scan) => scan.required || scan.strict && scan.scanner.suspects(chunk),
             Work::Transform(_) => true,
@@ -228,7 +245,10 @@ impl Direction {
     fn take(&mut self, chunk: Bytes) -> Step {
         let Some(pending) = &mut self.pending else { return Step::Nothing };
         let progress = match &mut self.work {
-            Work::Pass => Progress::Idle,
+            Work::Pass => {
+                pending.out.push(chunk);
+                Progress::Idle
+            }
             Work::Scan(scan) if pending.last => scan.scanner.push_last(chunk, &mut pending.out),
             Work::Scan(scan) => scan.scanner.push(chunk, &mut pending.out),
             Work::Transform(transform) => {
@@ -288,22 +308,41 @@ impl Direction {
         let Pending { mark, out, like, last } = pending;
         let unchanged = mark.is(&out);
         match self.mode {
+            BodyMode::Buffered if last && self.signs => {
+                self.signs = false;
+                let body = Bytes::from(join(out));
+                self.unsigned = (!unchanged).then(|| body.clone());
+                Step::Sign(body, !unchanged)
+            }
+            // Only there do headers wait for it.
+            _ if self.signs => Step::Refuse(BodyRefusal::Incomplete),
             BodyMode::Duplex => Step::Echo(Echo::body(self.side, out, like)),
             // Envoy has its own copy.
             _ if unchanged => answer(self.side.body(None)),
             BodyMode::Buffered | BodyMode::BufferedPartial if last => {
-                let body = join(out);
-                // Envoy compares the two, after it has changed the header.
-                let length = self.framing.length.map(|_| body.len().to_string());
-                let mut common = with_body(body);
-                if let Some(length) = length {
-                    let mut headers = HeaderMutation::default();
-                    headers.set_headers.push(overwrite("content-length", length.into_bytes()));
-                    common.header_mutation = Some(headers);
-                }
-                answer(self.side.body(Some(common)))
+                self.whole(join(out), HeaderMutation::default())
             }
             _ => answer(self.side.body(Some(with_body(join(out))))),
+        }
+    }
+
+    /// Answers with another whole body.
+    fn whole(&self, body: Vec<u8>, mut headers: HeaderMutation) -> Step {
+        // Envoy compares the two, after it has changed the header.
+        if self.framing.length.is_some() {
+            let length = body.len().to_string().into_bytes();
+            headers.set_headers.push(overwrite("content-length", length));
+        }
+        let mut common = with_body(body);
+        common.header_mutation = (headers != HeaderMutation::default()).then_some(headers);
+        answer(self.side.body(Some(common)))
+    }
+
+    /// Goes on, with these headers made of the whole body.
+    pub(super) fn signed(&mut self, headers: HeaderMutation) -> Step {
+        match self.unsigned.take() {
+            Some(body) => self.whole(body.into(), headers),
+            None => answer(self.side.body(with_headers(headers))),
         }
     }
 
@@ -313,6 +352,11 @@ impl Direction {
             return Err(OutOfOrder::Trailers);
         }
         self.at = Position::Trailed;
+        if self.signs {
+            // Nothing came before them, so that Envoy asked about no body. Headers that wait
+            // for it cannot be changed any more.
+            return Ok(Step::Refuse(BodyRefusal::Held));
+        }
         let mutation = (mutation != HeaderMutation::default()).then_some(mutation);
         let trailers = TrailersResponse { header_mutation: mutation };
         let done = matches!(self.mode, BodyMode::Buffered | BodyMode::BufferedPartial);

@@ -4,10 +4,7 @@ mod envoy;
 mod work;
 
 use envoy_types::pb::envoy::{
-    extensions::filters::http::ext_proc::v3::{
-        ProcessingMode,
-        processing_mode::{BodySendMode, HeaderSendMode},
-    },
+    extensions::filters::http::ext_proc::v3::{ProcessingMode, processing_mode::BodySendMode},
     service::ext_proc::v3::{
         HeaderMutation, HttpBody, HttpHeaders, HttpTrailers, ImmediateResponse,
         StreamedBodyResponse, TrailersResponse, body_mutation::Mutation,
@@ -64,8 +61,12 @@ fn answers(
         Step::Process(turn, _) => vec![phases.answer(turn, HeadersAnswer::Continue)],
         Step::Answer(answer) => vec![*answer],
         Step::Echo(echo) => echo.collect(),
-        Step::Nothing => vec![],
-        Step::Resolve(_) | Step::Response(..) | Step::ResponseTrailers(..) | Step::Refuse(_) => {
+        Step::Nothing | Step::Observe(_) => vec![],
+        Step::Resolve(_)
+        | Step::Sign(..)
+        | Step::Response(..)
+        | Step::ResponseTrailers(..)
+        | Step::Refuse(_) => {
             panic!("nobody asked for this")
         }
     })

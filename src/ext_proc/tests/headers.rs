@@ -256,3 +256,156 @@ async fn secret_operations_are_answered_as_rest_does() {
         assert!(header("content-length").is_none());
     }
 }
+
+/// What the client's own request says binds too, and what the proxy does not tell denies.
+#[tokio::test]
+async fn use_is_bound_to_port_scheme_method_and_path() {
+    let policy = POLICY.replace(
+        "destinations: [{hosts:",
+        "destinations: [{ports: ['443'], schemes: [https], methods: [GET], paths: [/v1/], hosts:",
+    );
+    assert_ne!(policy, POLICY);
+    let service = Service::start_with(|snapshot| {
+        let policies = Policies::parse(&[("test.yaml".into(), policy)], &snapshot.catalog);
+        let policies = PolicySet::compile(&policies.expect("valid policy"), 1);
+        snapshot.policies = Arc::new(policies);
+    })
+    .await;
+    let port = |mut message: ProcessingRequest, kind: Kind| {
+        for attributes in message.attributes.values_mut() {
+            let value = Value { kind: Some(kind.clone()) };
+            attributes.fields.insert("destination.port".to_owned(), value);
+        }
+        message
+    };
+    let sent = |target: &str, headers: &[(&str, &str)]| {
+        let key = ("x-key", "{{secret://local/use/key}}");
+        let message = request(target, &[headers, &[key]].concat());
+        port(message, Kind::NumberValue(443.0))
+    };
+    let https = [(":scheme", "https")];
+    let good = || sent("/v1/charges?a=b", &https);
+    let hidden = |name: &str| {
+        let mut message = good();
+        headers_of(&mut message).retain(|header| header.key != name);
+        message
+    };
+    let mut posted = good();
+    headers_of(&mut posted)[0].raw_value = b"POST".to_vec();
+    let rows = [
+        (without(good(), "destination.port"), "binding_attribute_missing:destination.port"),
+        (port(good(), Kind::NumberValue(443.5)), "binding_attribute_missing:destination.port"),
+        (
+            port(good(), Kind::StringValue("443".into())),
+            "binding_attribute_missing:destination.port",
+        ),
+        (port(good(), Kind::NumberValue(80.0)), "vaultmux_denied_no_match"),
+        (hidden(":scheme"), "binding_attribute_missing:request.scheme"),
+        (sent("/v1/charges", &[(":scheme", "http")]), "vaultmux_denied_no_match"),
+        (hidden(":method"), "binding_attribute_missing:request.method"),
+        (posted, "vaultmux_denied_no_match"),
+        (hidden(":path"), "binding_attribute_missing:request.path"),
+        // A path of more than one reading is none.
+        (sent("/v1/../admin", &https), "binding_attribute_missing:request.path"),
+        (sent("/v1/%2e%2e/admin", &https), "binding_attribute_missing:request.path"),
+        (sent("/v1//a", &https), "binding_attribute_missing:request.path"),
+        (sent("/v1x", &https), "vaultmux_denied_no_match"),
+        (sent("/v1", &https), "vaultmux_denied_no_match"),
+    ];
+    for (message, details) in rows {
+        let answer = service.ask(message).await.expect("an answer");
+        assert_eq!((status(&answer).0, status(&answer).1), (403, details));
+    }
+    let shown = with(hidden(":scheme"), "request.scheme", "https");
+    let target = with(hidden(":path"), "request.path", "/v1/charges?a=b");
+    for message in [good(), shown, target] {
+        let answer = service.ask(message).await.expect("an answer");
+        assert_eq!(mutated(&answer), [("x-key".to_owned(), CANARY.to_owned())]);
+    }
+}
+
+/// What was put into the first attempt may still be in it, whoever is asked now.
+#[tokio::test]
+async fn redirects_that_the_proxy_follows_are_refused_where_secrets_may_be_in_them() {
+    let service = Service::start().await;
+    let refused = (403, "vaultmux_internal_redirect");
+    let from = |url: &'static str| ("x-envoy-original-url", url);
+    let rows = [
+        (vec![from("https://api.stripe.com/v1")], refused),
+        (vec![from("http://API.stripe.com:443/v1?a=b")], refused),
+        (vec![from("https://api.stripe.com./")], refused),
+        (vec![from("nonsense")], refused),
+        (vec![from("")], refused),
+        (vec![from("http://app.test/"), from("http://app.test/")], refused),
+        // Toward this one nobody may use anything.
+        (vec![from("http://app.test/a")], (0, "")),
+    ];
+    for (headers, expected) in rows {
+        for host in ["evil.test", "api.stripe.com"] {
+            let mut headers = headers.clone();
+            headers.push(("x-key", CANARY));
+            let message = anonymous("GET", host, "/", &headers);
+            let answer = service.ask(message).await.expect("an answer");
+            assert_eq!((status(&answer).0, status(&answer).1), expected, "{headers:?}");
+        }
+    }
+}
+
+/// Whatever the client says in the parameter, and however it writes its name.
+#[tokio::test]
+async fn rules_set_parameters_of_the_query() {
+    let service = Service::start_with(|snapshot| {
+        let parse = |text| Template::parse(text, &snapshot.catalog).expect("valid");
+        let mut injection = snapshot.injections[0].clone();
+        injection.headers.clear();
+        injection.query = vec![
+            ("key".to_owned(), parse("k-{{secret://local/use/key}}")),
+            ("again".to_owned(), parse("{{secret://local/use/odd}}")),
+        ];
+        snapshot.injections = Arc::new([injection]);
+    })
+    .await;
+    let set = format!("key=k-{CANARY}&again=a%26b%3D%2F%2B%25");
+    for (sent, kept) in [
+        ("/inject", "/inject?"),
+        ("/inject?", "/inject?"),
+        ("/inject?a=b", "/inject?a=b&"),
+        ("/inject?key=mine&a=b&key", "/inject?a=b&"),
+        ("/inject?k%65y=mine&&KEY=2&keys=3", "/inject?KEY=2&keys=3&"),
+    ] {
+        let answer = service.ask(request(sent, &[])).await.expect("an answer");
+        assert_eq!(mutated(&answer), [(":path".to_owned(), format!("{kept}{set}"))], "{sent}");
+    }
+}
+
+/// Nobody reads answers: nothing is fetched, and what would be done is counted.
+#[tokio::test]
+async fn what_is_only_observed_is_counted() {
+    let service = Service::start().await;
+    let key = [("x-key", "{{secret://local/use/key}}")];
+    let elsewhere = with(request("/", &key), "xds.cluster_name", "evil");
+    for (mut message, injects, refuses) in [
+        (request("/", &[]), 0, 0),
+        (request("/", &key), 1, 0),
+        (request("/inject", &[]), 2, 0),
+        (elsewhere, 2, 1),
+        (anonymous("GET", "api.stripe.com", "/inject", &[]), 2, 2),
+        (request("/", &[("x-key", "x={{secret://local/use/key}}")]), 2, 3),
+        (request("/", &[("x-envoy-original-url", "https://api.stripe.com/")]), 2, 4),
+        (anonymous("GET", "vaultmux.test", "/v1/secrets/readable", &[]), 2, 4),
+    ] {
+        message.observability_mode = true;
+        let mut exchange = service.open().await;
+        exchange.send(message).await;
+        drop(exchange.requests);
+        let answer = exchange.answers.message().await.expect("no error");
+        assert!(answer.is_none(), "an answer");
+        for (result, count) in [("would_inject", injects), ("would_refuse", refuses)] {
+            let line = format!(r#"vaultmux_ext_proc_observed_total{{result="{result}"}} {count}"#);
+            assert!(count == 0 || service.counts(&line), "{line}");
+        }
+    }
+    let fetched = r#"vaultmux_ext_proc_references_total{result="resolved"} "#;
+    let metrics = service.metrics.encode().expect("text");
+    assert!(!metrics.contains(fetched), "{metrics}");
+}

@@ -10,7 +10,7 @@ use crate::{
             Ask, Cell, Piece, Sample, Span, TooMuch, Toward, What, Whom, http_pieces, secret_pieces,
         },
         request::Verb,
-        rule::{Among, FieldPath, Pattern, SecretRule, Shape},
+        rule::{FieldPath, Pattern, SecretRule, Shape},
     },
     secret::Catalog,
 };
@@ -82,7 +82,7 @@ pub(super) fn narrowed(
                 let asked = secret.field.as_ref().map(|field| field.as_str());
                 *field = denied_field(rule, sample, asked);
             }
-            *toward = known(asked, sample);
+            *toward = known(asked, &toward.paths, rule, sample);
         }
         (
             Piece::Http { host, method, paths, destination },
@@ -92,9 +92,9 @@ pub(super) fn narrowed(
         ) => {
             *host = sample.known(asked_host);
             *method = sample.known(asked_method);
-            if let Among::OneOf(listed) = &rule.paths {
-                let spans = listed.iter().filter_map(|one| paths.meet(&Span::of_path(one)));
-                let asked = spans.into_iter().find(|span| span.contains(path));
+            if rule.paths.is_set() {
+                let asked = paths.meet_paths(&rule.paths).into_iter();
+                let asked = asked.into_iter().find(|span| span.contains(path));
                 *paths = asked.unwrap_or(Span::One(path.clone()));
             }
             *destination = asked.clone().filter(|one| !sample.is_fresh_workload(one));
@@ -121,12 +121,16 @@ fn denied_field(rule: &SecretRule, sample: &Sample<'_>, asked: Option<&str>) -> 
     rule.fields.iter().find(is_asked).map(|field| field.as_str().into())
 }
 
-fn known(asked: &Toward, sample: &Sample<'_>) -> Toward {
-    let known = |value: &Option<Arc<str>>| value.as_ref().and_then(|value| sample.known(value));
-    Toward {
-        cluster: known(&asked.cluster),
-        route: known(&asked.route),
-        sni: known(&asked.sni),
-        host: known(&asked.host),
-    }
+fn known(asked: &Toward, within: &Span, rule: &SecretRule, sample: &Sample<'_>) -> Toward {
+    let known = |attribute| vec![asked.get(attribute).and_then(|value| sample.known(value))];
+    let met = |asked: &Arc<str>| {
+        let mut met = rule.destinations.iter().flat_map(|entry| within.meet_paths(&entry.paths));
+        met.find(|span| span.contains(asked))
+    };
+    let paths = match &asked.paths {
+        Span::One(asked) => met(asked).unwrap_or_else(|| within.clone()),
+        Span::Any | Span::Prefix(_) => within.clone(),
+    };
+    let mut all = Toward::combined(known, &[paths]);
+    all.pop().unwrap_or_default()
 }

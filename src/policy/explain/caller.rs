@@ -95,11 +95,7 @@ fn is_about(from: &Subject, caller: &Principal) -> bool {
 fn weight(target: &Target) -> usize {
     match target {
         Target::Secrets(rule) => {
-            let destination = |rule: &DestinationRule| {
-                let lists = [&rule.hosts, &rule.clusters, &rule.routes, &rule.snis];
-                1 + lists.iter().map(|list| list.listed().len()).sum::<usize>()
-            };
-            let destinations: usize = rule.destinations.iter().map(destination).sum();
+            let destinations: usize = rule.destinations.iter().map(DestinationRule::weight).sum();
             let backends = rule.backends.as_ref().map_or(0, |backends| backends.len());
             backends + rule.patterns.len() + rule.fields.len() + destinations
         }
@@ -148,7 +144,7 @@ fn http_missing(rule: &HttpRule, request: &HttpRequest<'_>) -> Option<Vec<String
     };
     let covered = workload
         && rule.hosts.holds(Some(request.host())) == Held::Yes
-        && rule.paths.holds_path(request.path()) == Held::Yes;
+        && rule.paths.holds_path(Some(request.path())) == Held::Yes;
     covered.then(|| http_unmet(rule, request))
 }
 

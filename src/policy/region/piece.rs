@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Piece, Span, TooMuch, Toward};
 use crate::{
     policy::{
-        request::Verb,
+        request::{Attribute, Verb},
         rule::{Among, HttpRule, Pattern, SecretRule},
     },
     secret::{BackendName, Catalog, NameEncoding, NameGrammar},
@@ -74,20 +74,9 @@ fn towards(rule: &SecretRule) -> Result<Vec<Toward>, TooMuch> {
     }
     let mut all = Vec::new();
     for entry in &rule.destinations {
-        let lists = [&entry.clusters, &entry.routes, &entry.snis, &entry.hosts];
-        bounded(lists.map(|list| list.listed().len().max(1)))?;
-        for cluster in values(&entry.clusters) {
-            for route in values(&entry.routes) {
-                for sni in values(&entry.snis) {
-                    all.extend(values(&entry.hosts).into_iter().map(|host| Toward {
-                        cluster: cluster.clone(),
-                        route: route.clone(),
-                        sni: sni.clone(),
-                        host,
-                    }));
-                }
-            }
-        }
+        bounded(Attribute::ALL.map(|attribute| entry.list(attribute).listed().len().max(1)))?;
+        let values = |attribute| values(entry.list(attribute));
+        all.extend(Toward::combined(values, &Span::of_paths(&entry.paths)));
         bounded([all.len()])?;
     }
     Ok(all)
@@ -109,10 +98,7 @@ pub(in crate::policy) fn http_pieces(rule: &HttpRule) -> Result<Vec<Piece>, TooM
         [] => vec![None],
         destinations => destinations.iter().cloned().map(Some).collect(),
     };
-    let spans: Vec<_> = match paths {
-        Among::Unset | Among::Any => vec![Span::Any],
-        Among::OneOf(paths) => paths.iter().map(Span::of_path).collect(),
-    };
+    let spans = Span::of_paths(paths);
     let (hosts_listed, methods_listed) = (values(hosts), values(methods));
     bounded([destinations.len(), spans.len(), hosts_listed.len(), methods_listed.len()])?;
     for destination in destinations {

@@ -8,6 +8,7 @@ use crate::{
     identity::{Principal, ProofKind, ProofSet, ServiceAccount, Supposed, TrustDomain},
     policy::{
         Connection, Decision, Denial, HttpRequest, PolicySet, Question, Reason, Verb,
+        request::Attribute,
         rule::{Among, DestinationRule, Policy, Shape, Subject, Target},
         template::{Part, Template},
     },
@@ -41,6 +42,8 @@ pub(in crate::policy) struct Sample<'s> {
     token: String,
     /// Whether any template is for values without `--` only.
     guarded: bool,
+    /// Attributes of destinations that policies ask for.
+    bound: Vec<Attribute>,
     pub(in crate::policy) catalog: &'s Catalog,
     pub(in crate::policy) domains: &'s [TrustDomain],
 }
@@ -103,11 +106,12 @@ impl<'s> Sample<'s> {
         domains: &'s [TrustDomain],
     ) -> Self {
         let mut texts = also.to_owned();
-        let mut guarded = false;
+        let (mut guarded, mut bound) = (false, Vec::new());
         for policy in policies {
             policy.from.iter().for_each(|from| collect_subject(from, &mut texts));
             for target in &policy.to {
                 collect_target(target, &mut texts, &mut guarded);
+                collect_bound(target, &mut bound);
             }
         }
         let texts = texts.to_ascii_lowercase();
@@ -116,7 +120,7 @@ impl<'s> Sample<'s> {
             .chain(numbered)
             .find(|token| !texts.contains(token.as_str()))
             .expect("texts are finite");
-        Self { token, guarded, catalog, domains }
+        Self { token, guarded, bound, catalog, domains }
     }
 
     /// A text that no policy mentions.
@@ -274,27 +278,37 @@ impl<'s> Sample<'s> {
 
     fn towards(&self, toward: &Toward, denied: Option<&[DestinationRule]>) -> Vec<Toward> {
         let fresh: Arc<str> = self.fresh(0).into();
-        let values = |given: &Option<Arc<str>>, list: &Among<Arc<str>>| match (given, list) {
-            (Some(given), _) => vec![Some(given.clone())],
-            (None, Among::OneOf(listed)) => listed.iter().cloned().map(Some).collect(),
-            (None, Among::Unset | Among::Any) => vec![Some(fresh.clone())],
-        };
         let anywhere = [DestinationRule::default()];
         let entries = denied.filter(|entries| !entries.is_empty()).unwrap_or(&anywhere);
         let mut all = Vec::new();
         for entry in entries {
-            for cluster in values(&toward.cluster, &entry.clusters) {
-                for route in values(&toward.route, &entry.routes) {
-                    for sni in values(&toward.sni, &entry.snis) {
-                        all.extend(values(&toward.host, &entry.hosts).into_iter().map(|host| {
-                            let (cluster, route) = (cluster.clone(), route.clone());
-                            Toward { cluster, route, sni: sni.clone(), host }
-                        }));
-                    }
+            let values = |attribute| match (toward.get(attribute), entry.list(attribute)) {
+                (Some(given), _) => vec![Some(given.clone())],
+                (None, Among::OneOf(listed)) => listed.iter().cloned().map(Some).collect(),
+                (None, Among::Unset | Among::Any) if self.bound.contains(&attribute) => {
+                    vec![Some(fresh.clone())]
                 }
-            }
+                // Nobody looks at it.
+                (None, Among::Unset | Among::Any) => vec![None],
+            };
+            let path = |span: &Span| match self.bound.contains(&Attribute::Path) {
+                true => Span::One(self.a_path(span)),
+                false => Span::Any,
+            };
+            let paths = toward.paths.meet_paths(&entry.paths);
+            let paths: Vec<_> = paths.iter().map(path).collect();
+            all.extend(Toward::combined(values, &paths));
         }
         all
+    }
+
+    /// Some path of the span that no policy mentions, if there are others.
+    fn a_path(&self, span: &Span) -> Arc<str> {
+        match span {
+            Span::Any => format!("/{}", self.fresh(0)).into(),
+            Span::Prefix(prefix) => format!("{prefix}{}", self.fresh(0)).into(),
+            Span::One(one) => one.clone(),
+        }
     }
 
     fn requests(&self, piece: &Piece, deny: Option<What<'_>>) -> Vec<Ask> {
@@ -310,11 +324,9 @@ impl<'s> Sample<'s> {
             (None, Some(Among::OneOf(listed))) => listed.clone(),
             (None, _) => vec![fresh.clone()],
         };
-        let spans: Vec<_> = match denied.map(|rule| &rule.paths) {
-            Some(Among::OneOf(listed)) => {
-                listed.iter().filter_map(|path| paths.meet(&Span::of_path(path))).collect()
-            }
-            _ => vec![paths.clone()],
+        let spans = match denied {
+            Some(rule) => paths.meet_paths(&rule.paths),
+            None => vec![paths.clone()],
         };
         let mut asks = Vec::new();
         for destination in self.workloads(destination.as_ref(), deny) {
@@ -323,11 +335,7 @@ impl<'s> Sample<'s> {
                     asks.extend(spans.iter().map(|span| Ask::Http {
                         method: method.clone(),
                         host: host.clone(),
-                        path: match span {
-                            Span::Any => format!("/{fresh}").into(),
-                            Span::Prefix(prefix) => format!("{prefix}{fresh}").into(),
-                            Span::One(one) => one.clone(),
-                        },
+                        path: self.a_path(span),
                         destination: Some(destination.clone()),
                     }));
                 }
@@ -380,7 +388,7 @@ fn collect_target(target: &Target, texts: &mut String, guarded: &mut bool) {
             }
             rule.fields.iter().for_each(|field| add(field.as_str()));
             for entry in &rule.destinations {
-                let lists = [&entry.hosts, &entry.clusters, &entry.routes, &entry.snis];
+                let lists = Attribute::ALL.map(|attribute| entry.list(attribute));
                 lists.iter().flat_map(|list| list.listed()).for_each(|text| add(text));
             }
         }
@@ -388,6 +396,16 @@ fn collect_target(target: &Target, texts: &mut String, guarded: &mut bool) {
             let lists = [&rule.hosts, &rule.methods, &rule.paths];
             lists.iter().flat_map(|list| list.listed()).for_each(|text| add(text));
             rule.destinations.iter().for_each(|account| add(&account.to_string()));
+        }
+    }
+}
+
+fn collect_bound(target: &Target, bound: &mut Vec<Attribute>) {
+    let Target::Secrets(rule) = target else { return };
+    for attribute in Attribute::ALL {
+        let is_set = |entry: &DestinationRule| entry.list(attribute).is_set();
+        if !bound.contains(&attribute) && rule.destinations.iter().any(is_set) {
+            bound.push(attribute);
         }
     }
 }

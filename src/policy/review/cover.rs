@@ -4,7 +4,10 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    policy::rule::{Among, DestinationRule, HttpRule, Pattern, SecretRule, Shape, Subject, Target},
+    policy::{
+        request::Attribute,
+        rule::{Among, DestinationRule, HttpRule, Pattern, SecretRule, Shape, Subject, Target},
+    },
     secret::BackendName,
 };
 
@@ -74,20 +77,19 @@ impl Comparison {
     }
 
     fn destination(&mut self, wide: &DestinationRule, narrow: &DestinationRule) -> bool {
-        self.among(&wide.hosts, &narrow.hosts, str::eq)
-            && self.among(&wide.clusters, &narrow.clusters, str::eq)
-            && self.among(&wide.routes, &narrow.routes, str::eq)
-            && self.among(&wide.snis, &narrow.snis, str::eq)
+        Attribute::ALL.into_iter().all(|attribute| {
+            let (wide, narrow) = (wide.list(attribute), narrow.list(attribute));
+            match attribute {
+                Attribute::Path => self.among(wide, narrow, covers_path),
+                _ => self.among(wide, narrow, str::eq),
+            }
+        })
     }
 
     fn http(&mut self, wide: &HttpRule, narrow: &HttpRule) -> bool {
-        let path = |wide: &str, narrow: &str| match wide.ends_with('/') {
-            true => narrow.starts_with(wide),
-            false => narrow == wide,
-        };
         self.among(&wide.hosts, &narrow.hosts, str::eq)
             && self.among(&wide.methods, &narrow.methods, str::eq)
-            && self.among(&wide.paths, &narrow.paths, path)
+            && self.among(&wide.paths, &narrow.paths, covers_path)
             && self.spend(wide.destinations.len().saturating_mul(narrow.destinations.len()))
             && subset(&wide.destinations, &narrow.destinations)
     }
@@ -160,6 +162,13 @@ fn names_all(wide: &Subject, narrow: &Subject) -> bool {
             .prefixes
             .iter()
             .all(|prefix| starts(prefix, &narrow.except.prefixes) || apart(prefix))
+}
+
+fn covers_path(wide: &str, narrow: &str) -> bool {
+    match wide.ends_with('/') {
+        true => narrow.starts_with(wide),
+        false => narrow == wide,
+    }
 }
 
 fn covers_pattern(wide: &Pattern, narrow: &Pattern) -> bool {

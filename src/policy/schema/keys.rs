@@ -17,5 +17,6 @@ pub(in crate::policy) const EXCEPT: [&str; 3] = [FROM[0], FROM[1], FROM[2]];
 pub(in crate::policy) const TO: [&str; 2] = ["secrets", "http"];
 pub(in crate::policy) const SECRETS: [&str; 6] =
     ["backends", "names", "prefixes", "fields", "verbs", "destinations"];
-pub(in crate::policy) const DESTINATION: [&str; 4] = ["hosts", "clusters", "routes", "snis"];
+pub(in crate::policy) const DESTINATION: [&str; 8] =
+    ["hosts", "clusters", "routes", "snis", "ports", "schemes", "methods", "paths"];
 pub(in crate::policy) const HTTP: [&str; 4] = ["hosts", "methods", "paths", "destinations"];

@@ -1,7 +1,7 @@
 //! From a document of the kind `PolicyTest` to a table of cases, as strict as policies are
 //! read.
 
-use std::{collections::HashSet, path::Path, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, path::Path, sync::Arc};
 
 use super::{
     API_VERSION, is_policy_name, parse_proof,
@@ -12,7 +12,10 @@ use crate::{
     policy::{
         explain::Place,
         problem::PolicyProblem,
-        request::{HttpRequest, Verb, canonical_host, split_url},
+        request::{
+            HttpRequest, InvalidRequest, Verb, canonical_host, canonical_method, canonical_path,
+            canonical_port, split_url,
+        },
         suite::{Asks, Case, Expectation, HttpAsks, SecretAsks, Suite, Toward, Written},
         yaml::{Node, Value},
     },
@@ -167,19 +170,28 @@ fn secrets(at: &At<'_>, report: &mut Report<'_>) -> Option<SecretAsks> {
     Some(SecretAsks { verbs, names, destinations })
 }
 
+type Canonical = fn(&str) -> Result<String, InvalidRequest>;
+
 fn toward(at: &At<'_>, report: &mut Report<'_>) -> Option<Toward> {
-    let fields = at.fields(&["host", "cluster", "route", "sni"], report)?;
+    let known = ["host", "cluster", "route", "sni", "port", "scheme", "method", "path"];
+    let fields = at.fields(&known, report)?;
     let mut text = |key| fields.get(key).and_then(|at| at.text(report)).map(str::to_owned);
-    let [host, cluster, route, sni] = ["host", "cluster", "route", "sni"].map(&mut text);
-    let host = match host.as_deref().map(canonical_host) {
-        Some(Err(error)) => {
-            report.add(at, error.to_string());
-            None
-        }
-        Some(Ok(host)) => Some(host.into_owned()),
-        None => None,
+    let [host, cluster, route, sni, port, scheme, method, path] = known.map(&mut text);
+    let mut checked = |value: Option<String>, canonical: Canonical| {
+        let canonical =
+            canonical(value.as_deref()?).map_err(|error| report.add(at, error.to_string()));
+        canonical.ok()
     };
-    Some(Toward { host, cluster, route, sni })
+    Some(Toward {
+        host: checked(host, |host| canonical_host(host).map(Cow::into_owned)),
+        cluster,
+        route,
+        sni,
+        port: checked(port, |port| canonical_port(port).map(str::to_owned)),
+        scheme,
+        method: checked(method, |method| canonical_method(method).map(str::to_owned)),
+        path: checked(path, |path| canonical_path(path).map(str::to_owned)),
+    })
 }
 
 fn http(at: &At<'_>, report: &mut Report<'_>) -> Option<HttpAsks> {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     policy::{
-        request::{Verb, canonical_host, canonical_method, canonical_path},
+        request::{Verb, canonical_host, canonical_method, canonical_path, canonical_port},
         rule::{
             Among, DestinationRule, FieldPath, HttpRule, Pattern, SecretRule, Shape, Target, Verbs,
         },
@@ -208,6 +208,15 @@ fn destination(at: &At<'_>, allow: bool, report: &mut Report<'_>) -> Option<Dest
         clusters: among(&fields, "clusters", star, report, as_is),
         routes: among(&fields, "routes", star, report, as_is),
         snis: among(&fields, "snis", star, report, host),
+        ports: among(&fields, "ports", star, report, |text| {
+            canonical_port(text).map(Arc::from).map_err(|error| format!("is a {error}"))
+        }),
+        schemes: among(&fields, "schemes", star, report, |text| match text {
+            "https" | "http" => Ok(text.into()),
+            _ => Err("is not one of https, http".to_owned()),
+        }),
+        methods: among(&fields, "methods", star, report, method),
+        paths: among(&fields, "paths", star, report, path),
     })
 }
 
@@ -219,9 +228,7 @@ fn http(at: &At<'_>, report: &mut Report<'_>) -> Option<HttpRule> {
     }
     Some(HttpRule {
         hosts: among(&fields, "hosts", true, report, host),
-        methods: among(&fields, "methods", true, report, |text| {
-            canonical_method(text).map(Arc::from).map_err(|error| format!("is a {error}"))
-        }),
+        methods: among(&fields, "methods", true, report, method),
         paths: among(&fields, "paths", true, report, path),
         destinations: super::accounts(&fields, "destinations", report),
     })
@@ -260,6 +267,10 @@ fn host(text: &str) -> Result<Arc<str>, String> {
         true => Ok(host.into()),
         false => Err(format!("has a port or a trailing dot, write {host}")),
     }
+}
+
+fn method(text: &str) -> Result<Arc<str>, String> {
+    canonical_method(text).map(Arc::from).map_err(|error| format!("is a {error}"))
 }
 
 fn path(text: &str) -> Result<Arc<str>, String> {

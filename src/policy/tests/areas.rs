@@ -28,8 +28,11 @@ fn ask(request: &Request) -> Ask {
     let workload = |to: &Option<&str>| to.map(|to| ServiceAccount::parse(to).expect("valid"));
     match request {
         Request::Secret { verb, secret, destination } => {
-            let [cluster, route, sni, host] = destination.map(|value| value.map(Arc::from));
-            Ask::Secret(*verb, Box::new(secret.clone()), Toward { cluster, route, sni, host })
+            let values = destination.map(|value| value.map(Arc::from));
+            let [cluster, route, sni, host, port, scheme, method, path] = values;
+            let paths = path.map_or(Span::Any, Span::One);
+            let toward = Toward { cluster, route, port, sni, scheme, host, method, paths };
+            Ask::Secret(*verb, Box::new(secret.clone()), toward)
         }
         Request::Collection(verb) => Ask::Collection(*verb),
         Request::Http { method, host, path, to } => Ask::Http {
@@ -69,15 +72,24 @@ fn speaks(piece: &Piece, ask: &Ask, who: &Principal, denies: bool) -> bool {
             };
             let field =
                 field.as_ref().is_none_or(|one| related(one, secret.field.as_ref(), denies));
+            let path = match (&toward.paths, &to.paths) {
+                (Span::Any, _) => true,
+                (span, Span::One(path)) => span.contains(path),
+                (_, Span::Any | Span::Prefix(_)) => denies,
+            };
             let toward = [
                 (&toward.cluster, &to.cluster),
                 (&toward.route, &to.route),
                 (&toward.sni, &to.sni),
                 (&toward.host, &to.host),
+                (&toward.port, &to.port),
+                (&toward.scheme, &to.scheme),
+                (&toward.method, &to.method),
             ];
             (verb, backend) == (asked, &secret.backend)
                 && names.contains(secret.name.as_str())
                 && field
+                && path
                 && toward.iter().all(|(given, to)| is(given.as_ref(), to.as_ref(), denies))
         }
         (Piece::Collection(verb) | Piece::Secret { verb, .. }, Ask::Collection(asked)) => {

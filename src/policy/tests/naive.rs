@@ -187,12 +187,16 @@ fn has_field(fields: &Value, secret: &SecretRef, allow: bool) -> bool {
     })
 }
 
-fn attributes<'a>(to: &Destination<'a>) -> [(&'static str, &'static str, Option<&'a str>); 4] {
+fn attributes<'a>(to: &Destination<'a>) -> [(&'static str, &'static str, Option<&'a str>); 8] {
     [
         ("clusters", "xds.cluster_name", to.cluster),
         ("routes", "xds.route_name", to.route),
+        ("ports", "destination.port", to.port),
         ("snis", "connection.requested_server_name", to.sni),
+        ("schemes", "request.scheme", to.scheme),
         ("hosts", "request.host", to.host),
+        ("methods", "request.method", to.method),
+        ("paths", "request.path", to.path),
     ]
 }
 
@@ -200,6 +204,10 @@ fn reaches(entry: &Value, destination: &Destination<'_>, unsent: bool) -> bool {
     attributes(destination).into_iter().all(|(key, _, value)| match (&entry[key], value) {
         (Value::Null, _) => true,
         (_, None) => unsent,
+        (list, Some(path)) if key == "paths" => {
+            let below = |rule: &&str| rule.ends_with('/') && path.starts_with(*rule);
+            lists(list, path) || texts(list).iter().any(below)
+        }
         (list, Some(value)) => lists(list, value),
     })
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::principal;
 use crate::{
     identity::Principal,
-    policy::Verb,
+    policy::{Destination, Verb},
     secret::{Catalog, NameEncoding, SecretField, SecretRef},
 };
 
@@ -49,15 +49,27 @@ const NAME_PREFIXES: &[&str] = &[
 const PIECES: &[&str] = &["a", "b", "a-b", "a--b", "k", "K", "A", "x", "x.y", "x--y"];
 const FIELDS: &[&str] = &["f", "/f", "/f/0", "/g~1h", "g/h"];
 const HOSTS: &[&str] = &["h", "i"];
+const PORTS: &[&str] = &["443", "80"];
+const SCHEMES: &[&str] = &["https", "http"];
+const METHODS: &[&str] = &["GET", "POST"];
 const PATHS: &[&str] = &["/p", "/p/", "/p/q", "/p/q/", "/r"];
 
 /// What is asked, in owned form.
 #[derive(Clone, Debug)]
 pub(in crate::policy) enum Request {
-    Secret { verb: Verb, secret: SecretRef, destination: [Option<&'static str>; 4] },
+    Secret { verb: Verb, secret: SecretRef, destination: Toward },
     Collection(Verb),
     Http { method: &'static str, host: &'static str, path: &'static str, to: Option<&'static str> },
     Connection(Option<&'static str>),
+}
+
+/// Cluster, route, server name, host, port, scheme, method and path.
+pub(in crate::policy) type Toward = [Option<&'static str>; 8];
+
+/// The same, with names.
+pub(in crate::policy) fn destination(toward: &Toward) -> Destination<'static> {
+    let [cluster, route, sni, host, port, scheme, method, path] = *toward;
+    Destination { host, cluster, route, sni, port, scheme, method, path }
 }
 
 fn list(from: &'static [&'static str]) -> impl Strategy<Value = Value> {
@@ -117,13 +129,25 @@ fn secrets(allow: bool) -> impl Strategy<Value = Value> {
         false => starred(share, from).boxed(),
     };
     let values = &["v", "w"];
-    let fields =
-        (listed(0.7, values), listed(0.4, values), listed(0.3, values), listed(0.5, HOSTS));
-    let destination = fields.prop_map(move |(clusters, routes, snis, hosts)| {
-        let unbound = clusters.is_none() && routes.is_none() && (allow || snis.is_none());
-        let clusters = if unbound { Some(json!(["v"])) } else { clusters };
-        object([("clusters", clusters), ("routes", routes), ("snis", snis), ("hosts", hosts)])
-    });
+    let proxy = (listed(0.7, values), listed(0.4, values), listed(0.3, values), listed(0.3, PORTS));
+    let asked =
+        (listed(0.4, HOSTS), listed(0.3, SCHEMES), listed(0.3, METHODS), listed(0.4, PATHS));
+    let destination = (proxy, asked).prop_map(
+        move |((clusters, routes, snis, ports), (hosts, schemes, methods, paths))| {
+            let unbound = clusters.is_none() && routes.is_none() && (allow || snis.is_none());
+            let clusters = if unbound { Some(json!(["v"])) } else { clusters };
+            object([
+                ("clusters", clusters),
+                ("routes", routes),
+                ("snis", snis),
+                ("ports", ports),
+                ("hosts", hosts),
+                ("schemes", schemes),
+                ("methods", methods),
+                ("paths", paths),
+            ])
+        },
+    );
     let using = vec(destination, 1..3).prop_map(|all| (json!(["use"]), Some(json!(all))));
     let verbs = prop_oneof![
         list(&["get", "list", "create", "update", "delete"]),
@@ -217,16 +241,20 @@ pub(in crate::policy) fn request(catalog: &Catalog) -> impl Strategy<Value = Req
     let catalog = catalog.clone();
     let field = weighted(0.4, select(FIELDS));
     let attribute = || weighted(0.8, select(&["v", "v", "v", "w", "x"][..]));
-    let host = weighted(0.8, select(HOSTS));
-    let destination = (attribute(), attribute(), attribute(), host);
+    let mostly = |values: &'static [&'static str]| weighted(0.8, select(values));
+    let proxy = (attribute(), attribute(), attribute(), mostly(PORTS));
+    let asked = (weighted(0.8, select(HOSTS)), mostly(SCHEMES), mostly(METHODS), mostly(PATHS));
+    let destination = (proxy, asked);
     let verbs = [&Verb::ALL[..], &[Verb::Get, Verb::Use, Verb::Use]].concat();
     let backend = select(&["aws", "aws", "azure"][..]);
     let secret = (select(verbs), backend, name(), field, destination).prop_filter_map(
         "a name that the backend has",
-        move |(verb, backend, name, field, (cluster, route, sni, host))| {
+        move |(verb, backend, name, field, (proxy, asked))| {
+            let ((cluster, route, sni, port), (host, scheme, method, path)) = (proxy, asked);
             let mut secret = catalog.locate(&name, NameEncoding::Plain, Some(backend)).ok()?;
             secret.field = field.map(|field| SecretField::parse(field).expect("valid"));
-            Some(Request::Secret { verb, secret, destination: [cluster, route, sni, host] })
+            let destination = [cluster, route, sni, host, port, scheme, method, path];
+            Some(Request::Secret { verb, secret, destination })
         },
     );
     let verb = select(&Verb::ALL[..]);

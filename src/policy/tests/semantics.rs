@@ -267,6 +267,7 @@ fn use_is_bound_to_its_destination_and_is_not_reading() {
         route: Some("r"),
         sni: Some("S.test."),
         host: Some("h.test"),
+        ..Destination::default()
     };
     let none = Destination::default();
     let missing = |attribute| Err(Reason::MissingAttribute(attribute));
@@ -295,6 +296,52 @@ fn use_is_bound_to_its_destination_and_is_not_reading() {
     assert_eq!(get(&set, "a/x", "aws/k"), NO_MATCH);
     let plain = set.authorize(&who("a/x"), Verb::Use, &secret("aws/k")).expect_err("no target");
     assert_eq!((plain.reason, plain.decision.generation), (Reason::NoMatch, 7));
+}
+
+#[test]
+fn use_is_bound_to_port_scheme_method_and_path() {
+    let set = compiled(&[
+        "Allow | namespaces: [a] | secrets: {names: [k], verbs: [use], destinations: \
+         [{clusters: [c], ports: ['443'], schemes: [https], methods: [POST], paths: [/v1/, /x]}]}",
+        "Allow | namespaces: [b] | secrets: {names: [k], verbs: [use], \
+         destinations: [{clusters: [c]}]}",
+        "Deny | namespaces: [b] | secrets: {names: [k], verbs: [use], \
+         destinations: [{methods: [DELETE]}, {paths: [/admin/]}, {ports: ['*']}]}",
+    ]);
+    let all = Destination {
+        cluster: Some("c"),
+        port: Some("443"),
+        scheme: Some("https"),
+        method: Some("POST"),
+        path: Some("/v1/charges"),
+        ..Destination::default()
+    };
+    let missing = |attribute| Err(Reason::MissingAttribute(attribute));
+    let cases = [
+        ("a/x", Destination { port: None, method: None, ..all }, missing(Attribute::Port)),
+        ("a/x", Destination { scheme: None, path: None, ..all }, missing(Attribute::Scheme)),
+        ("a/x", Destination { method: None, path: None, ..all }, missing(Attribute::Method)),
+        ("a/x", Destination { path: None, ..all }, missing(Attribute::Path)),
+        ("a/x", Destination { port: Some("80"), ..all }, NO_MATCH),
+        ("a/x", Destination { port: Some("80"), path: None, ..all }, NO_MATCH),
+        ("a/x", Destination { scheme: Some("http"), ..all }, NO_MATCH),
+        ("a/x", Destination { method: Some("post"), ..all }, NO_MATCH),
+        ("a/x", Destination { path: Some("/v1"), ..all }, NO_MATCH),
+        ("a/x", Destination { path: Some("/v1x"), ..all }, NO_MATCH),
+        ("a/x", Destination { path: Some("/x/"), ..all }, NO_MATCH),
+        ("b/x", Destination { method: Some("DELETE"), ..all }, DENIED),
+        ("b/x", Destination { path: Some("/admin/keys"), ..all }, DENIED),
+        // What is not known satisfies a Deny.
+        ("b/x", Destination { path: None, ..all }, DENIED),
+        ("b/x", all, DENIED),
+        ("a/x", all, Ok(())),
+        ("a/x", Destination { path: Some("/x"), ..all }, Ok(())),
+    ];
+    for (account, destination, expected) in cases {
+        let found = set.authorize_use(&who(account), &secret("aws/k"), &destination);
+        let found = found.map(drop).map_err(|denial| denial.reason);
+        assert_eq!(found, expected, "{account} {destination:?}");
+    }
 }
 
 #[test]

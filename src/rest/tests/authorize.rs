@@ -217,7 +217,7 @@ async fn questions_that_can_be_read_in_two_ways_are_refused() {
         r#"{"verb":"get","secret":"prod/key","destination":{"host":"a"}}"#.into(),
         r#"{"verb":"use","secret":"shared/stripe","destination":"shop/orders"}"#.into(),
         r#"{"verb":"use","secret":"shared/stripe","destination":{"host":"A.test"}}"#.into(),
-        r#"{"verb":"use","secret":"shared/stripe","destination":{"host":"a","port":"1"}}"#.into(),
+        r#"{"verb":"use","secret":"shared/stripe","destination":{"host":"a","region":"1"}}"#.into(),
         r#"{"verb":"use","secret":"shared/stripe","destination":{"host":"a","host":"b"}}"#.into(),
         r#"{"verb":"get","secret":"prod/key","method":"GET"}"#.into(),
         r#"{"method":"GET"}"#.into(),

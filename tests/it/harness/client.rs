@@ -183,6 +183,16 @@ impl Client {
         code.ok_or_else(|| anyhow::anyhow!("no status line: {line}"))
     }
 
+    /// The same, and returns all that comes until the connection ends.
+    pub(crate) async fn converse(&self, request: &[u8]) -> anyhow::Result<String> {
+        let mut stream = self.connect().await?;
+        stream.write_all(request).await?;
+        let mut answer = Vec::new();
+        // How a connection ends does not matter.
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
     async fn connect(&self) -> anyhow::Result<Box<dyn Stream>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;

@@ -5,12 +5,17 @@ use std::{
     fmt::Write as _,
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::{Request, Response};
-use http_body_util::BodyExt;
-use hyper::{body::Incoming, service::service_fn};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
@@ -26,7 +31,8 @@ use super::client::{Body, chunked, sized, with_trailers};
 
 /// Answers every request with JSON of [`Received`], over HTTP/1.1 and HTTP/2. `/public/bytes`
 /// answers with [`Upstream::BYTES`] instead, framed as its query says: `length`,
-/// `chunked` or `trailers`. The status is 401 where `x-wants` names another `x-api-key` than
+/// `chunked` or `trailers`; `/public/redirect` with a redirect to what its query says, and
+/// `/public/slow` with [`Upstream::SLOW`] chunks that hold the `x-api-key`. The status is 401 where `x-wants` names another `x-api-key` than
 /// was sent.
 pub(crate) struct Upstream {
     /// Where it listens.
@@ -54,6 +60,8 @@ pub(crate) struct Received {
 impl Upstream {
     /// Size of the `/public/bytes` answer.
     pub(crate) const BYTES: usize = 200_000;
+    /// Chunks of the `/public/slow` answer. It would take minutes.
+    pub(crate) const SLOW: usize = 100_000;
 
     /// Listens in clear text.
     pub(crate) async fn start() -> Self {
@@ -164,6 +172,21 @@ async fn answer(
         ("/public/bytes", Some("chunked")) => response.body(chunked(Upstream::bytes(), 8_000)),
         ("/public/bytes", Some("trailers")) => {
             response.body(with_trailers(Upstream::bytes(), 8_000, "x-end", "of the answer"))
+        }
+        ("/public/redirect", Some(location)) => {
+            Response::builder().status(302).header("location", location).body(sized("elsewhere"))
+        }
+        ("/public/slow", _) => {
+            let key = head.headers.get("x-api-key").map_or(&[][..], |key| key.as_bytes());
+            let chunk = Bytes::from([b"data: ", key, b"\n\n"].concat());
+            let chunks = stream::iter(0..Upstream::SLOW).then(move |_| {
+                let chunk = chunk.clone();
+                async move {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    Ok::<_, Infallible>(Frame::data(chunk))
+                }
+            });
+            response.body(BodyExt::boxed(StreamBody::new(chunks)))
         }
         _ if head.headers.get("content-type").is_some_and(|kind| kind == "application/grpc") => {
             response.header("content-type", "application/grpc").body(with_trailers(

@@ -90,7 +90,10 @@ impl<'p, F: FnMut(&str) -> Resolution> Envoy<'p, F> {
                         Err(error) => return Got::Ended(Outcome::Failed(error)),
                     }
                 }
-                Step::Process(..) | Step::Response(..) => panic!("headers were answered before"),
+                Step::Sign(..) => self.phases.signed(HeaderMutation::default()),
+                Step::Observe(..) | Step::Process(..) | Step::Response(..) => {
+                    panic!("headers were answered before")
+                }
             };
         }
     }

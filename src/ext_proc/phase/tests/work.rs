@@ -464,6 +464,36 @@ fn longer_than_announced_is_an_error() {
     assert_eq!(phases.next(longer).err(), Some(OutOfOrder::Length));
 }
 
+/// A filter that heeds no override shows neither body. What its response holds would go back
+/// to the client as it is.
+#[test]
+fn overrides_that_are_not_heeded_for_the_request_are_not_trusted_for_the_response() {
+    for (length, response_mode, redacts, expected) in [
+        (true, NONE, true, Some(OutOfOrder::Unseen)),
+        // Such a body may still come.
+        (false, NONE, true, None),
+        // It is shown whatever is asked for.
+        (true, STREAMED, true, None),
+        (true, NONE, false, None),
+    ] {
+        let mut phases = phases(true);
+        let chunks = vec![b"short".to_vec()];
+        let sent = Sent { chunks, length, trailers: false, late_end: false };
+        let start = first(Request::RequestHeaders(headers_with(&sent)), NONE, response_mode);
+        let Ok(Step::Process(turn, _)) = phases.next(start) else { panic!("headers first") };
+        let rest = Rest {
+            scan: Some(scan(false, false)),
+            response_headers: redacts,
+            response_body: redacts,
+            ..Rest::default()
+        };
+        phases.proceed(turn, rest);
+        let response = message(Request::ResponseHeaders(HttpHeaders::default()));
+        assert_eq!(phases.next(response).err(), expected, "{response_mode} {redacts}");
+        assert_eq!(phases.notes().collect::<Vec<_>>(), [Note::OverrideIgnored]);
+    }
+}
+
 fn text() -> impl Strategy<Value = String> {
     let fragment = prop_oneof![
         3 => "[ -z|~]{0,20}",

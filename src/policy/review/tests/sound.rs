@@ -9,11 +9,11 @@ use super::super::{Finding, FindingKind, repeats};
 use crate::{
     identity::{Principal, ServiceAccount},
     policy::{
-        Connection, Destination, HttpRequest, Policies, PolicySet, Verb,
+        Connection, HttpRequest, Policies, PolicySet, Verb,
         tests::{
             catalog,
             differential::compile,
-            random::{Request, caller, policy, request},
+            random::{Request, caller, destination, policy, request},
         },
     },
 };
@@ -21,9 +21,8 @@ use crate::{
 fn allows(set: &Arc<PolicySet>, who: &Principal, request: &Request) -> bool {
     let workload = |to: &Option<&str>| to.map(|to| ServiceAccount::parse(to).expect("valid"));
     match request {
-        Request::Secret { verb, secret, destination: [cluster, route, sni, host] } => {
-            let destination =
-                Destination { cluster: *cluster, route: *route, sni: *sni, host: *host };
+        Request::Secret { verb, secret, destination: toward } => {
+            let destination = destination(toward);
             match verb {
                 Verb::Use => set.authorize_use(who, secret, &destination).is_ok(),
                 verb => set.authorize(who, *verb, secret).is_ok(),
