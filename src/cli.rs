@@ -1,5 +1,5 @@
 //! Commands: `serve`, `check`, `can-i`, `who-can`, `schema`, `openapi`, `policy test`,
-//! `policy replay`, `policy diff`, `plugin test`.
+//! `policy replay`, `policy diff`, `plugin test`, `probe`.
 //!
 //! Exit codes: 0 done or yes, 1 a negative answer, 2 usage or input that cannot
 //! be used. Answers go to standard output, everything else to standard error.
@@ -11,6 +11,7 @@ mod openapi;
 #[cfg(feature = "plugin")]
 mod plugin;
 mod policy;
+mod probe;
 mod reach;
 mod rows;
 mod schema;
@@ -105,6 +106,9 @@ Exit codes: 0 printed.
 Examples:
   vaultmux-mesh openapi > openapi.json")]
     Openapi(openapi::OpenApi),
+    /// Ask a listener whether it is well: a health check for containers without a shell.
+    #[command(after_help = PROBE_HELP)]
+    Probe(Box<probe::Probe>),
     /// Work with plugins: stores behind a unix socket.
     #[cfg(feature = "plugin")]
     #[command(subcommand)]
@@ -123,6 +127,22 @@ Environment, as vaultmux-server reads it (used when --config is not given):
   AWS_REGION        region of the store
   AWS_ENDPOINT      another endpoint than the region's own
   PORT              REST port on 127.0.0.1; 8080 if unset";
+
+const PROBE_HELP: &str = "\
+Over HTTP it is well if it answers with a 2xx status, over gRPC if its health service says
+SERVING. Proxies of the environment are not used, and redirects are not followed.
+
+Exit codes: 0 well, 1 not well or not there, 2 the question cannot be asked.
+
+Examples:
+  vaultmux-mesh probe http://127.0.0.1:9090/readyz
+  vaultmux-mesh probe grpc://127.0.0.1:9191/envoy.service.auth.v3.Authorization
+  vaultmux-mesh probe http://localhost/health --unix-socket /run/vaultmux/rest.sock
+  vaultmux-mesh probe grpcs://127.0.0.1:9191 --ca-file ca.crt --server-name vaultmux.test \\
+      --cert-file tls.crt --key-file tls.key --timeout 2s
+
+In a pod:
+  readinessProbe: {exec: {command: [vaultmux-mesh, probe, \"http://127.0.0.1:9090/readyz\"]}}";
 
 const SCHEMA_HELP: &str = "\
 A schema is draft-07 of JSON Schema, and of one YAML document. It cannot say everything: `check`
@@ -186,6 +206,7 @@ impl Cli {
             Command::Policy(policy) => policy.run(),
             Command::Schema(schema) => Ok(schema.run()),
             Command::Openapi(openapi) => Ok(openapi.run()),
+            Command::Probe(probe) => probe.run(),
             #[cfg(feature = "plugin")]
             Command::Plugin(plugin) => plugin.run(),
         };

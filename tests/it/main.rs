@@ -46,6 +46,7 @@ mod policy_areas;
 mod policy_bad_input;
 mod policy_tools;
 mod policy_tools_docs;
+mod probe;
 mod proofs;
 mod readme;
 mod reload;
