@@ -35,6 +35,7 @@ mod grants;
 mod harness;
 mod image;
 mod limits;
+mod lint;
 mod listeners;
 mod openapi;
 mod outages;
