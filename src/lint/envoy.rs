@@ -118,11 +118,21 @@ impl<'a> Proxy<'a> {
             let default = listener.get("default_filter_chain");
             for chain in listener.items_at("filter_chains").iter().chain(default) {
                 for filter in chain.items_at("filters") {
-                    if let Some((name, manager)) = filter.get("typed_config").and_then(Node::typed)
-                        && name.ends_with("HttpConnectionManager")
-                    {
-                        let tls = chain.get("transport_socket").is_some();
-                        self.check_manager(manager, tls, found);
+                    let Some(typed) = filter.get("typed_config").and_then(Node::typed) else {
+                        continue;
+                    };
+                    match typed {
+                        (name, manager) if name.ends_with("HttpConnectionManager") => {
+                            let tls = chain.get("transport_socket").is_some();
+                            self.check_manager(manager, tls, found);
+                        }
+                        (name, config)
+                            if name.ends_with("filters.network.ext_authz.v3.ExtAuthz") =>
+                        {
+                            authz::check_connections(config, found);
+                            self.check_service(config, found);
+                        }
+                        _ => {}
                     }
                 }
             }
@@ -187,14 +197,18 @@ impl<'a> Proxy<'a> {
             } else {
                 continue;
             }
-            for path in ["grpc_service/envoy_grpc/cluster_name", "http_service/server_uri/cluster"]
-            {
-                let Some(name) = filter.config.at(path) else { continue };
-                match self.clusters.get(name.text().unwrap_or_default()) {
-                    None => self.check_exists(name, found),
-                    Some(cluster) => {
-                        clusters::check_service(cluster, path.starts_with("grpc"), found);
-                    }
+            self.check_service(filter.config, found);
+        }
+    }
+
+    /// Checks where a filter asks.
+    fn check_service(&self, config: &Node, found: &mut Findings<'_>) {
+        for path in ["grpc_service/envoy_grpc/cluster_name", "http_service/server_uri/cluster"] {
+            let Some(name) = config.at(path) else { continue };
+            match self.clusters.get(name.text().unwrap_or_default()) {
+                None => self.check_exists(name, found),
+                Some(cluster) => {
+                    clusters::check_service(cluster, path.starts_with("grpc"), found);
                 }
             }
         }

@@ -37,6 +37,12 @@ pub(in crate::lint) fn check(config: &Node, tls: bool, found: &mut Findings<'_>)
     }
 }
 
+/// Checks the filter that asks about connections.
+pub(super) fn check_connections(config: &Node, found: &mut Findings<'_>) {
+    check_stated(config, found);
+    check_timeout(config, "grpc_service/timeout", found);
+}
+
 /// Checks what is said, and nothing that is not: enough for a patch that merges.
 pub(in crate::lint) fn check_stated(config: &Node, found: &mut Findings<'_>) {
     if config.true_at("failure_mode_allow") {

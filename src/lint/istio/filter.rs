@@ -17,10 +17,14 @@ pub(super) fn check(document: &Document, mesh: &Mesh<'_>, found: &mut Findings<'
         let inserts = patch.text_at("patch/operation") != "MERGE";
         check_filter(patch, value, inserts, found);
         check_overrides(value, found);
-        if let Some(filter) = value.get("typed_config").and_then(Node::typed)
-            && filter.0.ends_with("HttpConnectionManager")
-        {
-            connection::check_stated(filter.1, found);
+        match value.get("typed_config").and_then(Node::typed) {
+            Some((name, manager)) if name.ends_with("HttpConnectionManager") => {
+                connection::check_stated(manager, found);
+            }
+            Some((name, config)) if name.ends_with("filters.network.ext_authz.v3.ExtAuthz") => {
+                authz::check_stated(config, found);
+            }
+            _ => {}
         }
         let line = patch.at("match/context").map_or(patch.line, |node| node.line);
         let waypoint = targets.iter().any(|to| is_waypoint(mesh, to));

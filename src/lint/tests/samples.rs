@@ -23,6 +23,7 @@ const fn case(
 pub(super) const GOOD: &[(&str, &str)] = &[
     ("an edge", ENVOY),
     ("an edge that asks over HTTP", HTTP),
+    ("a door for connections", TCP),
     ("a mesh of sidecars", ISTIO),
     ("an ambient mesh", AMBIENT),
     ("Envoy Gateway", GATEWAY),
@@ -164,6 +165,10 @@ pub(super) const CASES: &[Case] = &[
         "{allow_all_routing: true}",
         "allow_all_routing",
     ),
+    case("authz-fails-open", TCP, "allow: false", "allow: true", "failure_mode_allow: true"),
+    case("authz-timeout", TCP, "timeout: 1s, ", "", "grpc_service"),
+    case("absent-cluster", TCP, "{cluster_name: vaultmux}", "{cluster_name: none}", "none"),
+    case("service-cleartext", TCP, "address: 127.0.0.1", "address: 192.0.2.7", "- name: vaultmux"),
     // the chain and its routes
     case(
         "filter-after-router",
@@ -717,6 +722,26 @@ static_resources:
   - name: vaultmux
     load_assignment:
       endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: "::1", port_value: 8080}}}}]}]
+"#;
+
+const TCP: &str = r#"
+static_resources:
+  listeners:
+  - filter_chains:
+    - filters:
+      - typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.ext_authz.v3.ExtAuthz
+          grpc_service: {timeout: 1s, envoy_grpc: {cluster_name: vaultmux}}
+          failure_mode_allow: false
+      - typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          cluster: database
+  clusters:
+  - name: database
+  - name: vaultmux
+    http2_protocol_options: {}
+    load_assignment:
+      endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 9191}}}}]}]
 "#;
 
 const ISTIO: &str = r#"
