@@ -191,6 +191,10 @@ rules! {
         "no sensible bound on how long ext_authz may take",
         "Envoy's default of 200 ms is too short for a token review or a cold read, and Istio's of 600 s holds every request while the service is slow",
         "set `timeout` to 1 s or so, at most 10 s";
+    RETRY_TOO_LATE: Warning, "retry-too-late",
+        "ext_authz asks again when its time is over",
+        "without a back-off of its own a retry waits up to a second, and a replica that is gone makes 503",
+        "set `retry_back_off: {base_interval: 0.025s, max_interval: 0.1s}` in `grpc_service.retry_policy`";
     MESSAGE_TIMEOUT: Warning, "message-timeout",
         "no sensible bound on how long ext_proc may take for an answer",
         "the default of 200 ms is too short for a cold read of a secret store and gives 504, and none at all lets requests hang",

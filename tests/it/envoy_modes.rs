@@ -31,6 +31,12 @@ spec:
 /// What the client claims to be; nobody may believe it.
 const CLAIM: (&str, &str) = ("x-vaultmux-principal", "spiffe://cluster.local/ns/a/sa/admin");
 
+/// Long enough for a machine that is busy with other things.
+const PATIENT: Change = ("                timeout: 1s\n", "                timeout: 15s\n");
+const HEALTH: Change = ("    - timeout: 1s\n", "    - timeout: 15s\n");
+
+type Change = (&'static str, &'static str);
+
 struct Door {
     envoy: Envoy,
     app: Upstream,
@@ -41,7 +47,7 @@ struct Door {
 // === impl Door ===
 
 impl Door {
-    async fn start(file: &str, services: &[&Service], edits: &[(&str, &str)]) -> Self {
+    async fn start(file: &str, services: &[&Service], edits: &[Change]) -> Self {
         let directory = tempfile::tempdir().expect("make a directory");
         let certificates = Certificates::create(directory.path());
         let app = Upstream::start().await;
@@ -55,7 +61,8 @@ impl Door {
             let (_, to) = service.grpc().rsplit_once(':').expect("a port");
             all.push(port(from, to));
         }
-        all.extend(edits.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())));
+        let edits = edits.iter().chain([&PATIENT]);
+        all.extend(edits.map(|(from, to)| ((*from).to_owned(), (*to).to_owned())));
         let envoy = Envoy::start(&Envoy::bootstrap(file, &all)).await;
         Self { envoy, app, certificates, _directory: directory }
     }
@@ -78,7 +85,7 @@ async fn service() -> Service {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_replica_is_not_missed_and_without_any_nothing_passes() {
     let (mut first, mut second) = (service().await, service().await);
-    let door = Door::start("failure-modes.yaml", &[&first, &second], &[]).await;
+    let door = Door::start("failure-modes.yaml", &[&first, &second], &[HEALTH]).await;
     for _ in 0..4 {
         assert_eq!(door.get("api", "/orders/1").await.status, 200);
         assert_eq!(door.get("other", "/orders/1").await.status, 403);
@@ -109,7 +116,7 @@ async fn a_replica_that_says_it_stops_is_asked_no_more() {
     let door = Door::start(
         "failure-modes.yaml",
         &[&first, &second],
-        &[("interval: 2s", "interval: 0.1s")],
+        &[HEALTH, ("interval: 2s", "interval: 0.1s")],
     )
     .await;
     second.terminate();
@@ -135,7 +142,8 @@ async fn a_flood_is_refused_before_anyone_is_asked() {
     let (first, second) = (service().await, service().await);
     let bucket = "max_tokens: 1000, tokens_per_fill: 1000, fill_interval: 1s";
     let small = "max_tokens: 2, tokens_per_fill: 2, fill_interval: 3600s";
-    let door = Door::start("failure-modes.yaml", &[&first, &second], &[(bucket, small)]).await;
+    let door =
+        Door::start("failure-modes.yaml", &[&first, &second], &[HEALTH, (bucket, small)]).await;
     let mut statuses = Vec::new();
     for _ in 0..4 {
         statuses.push(door.get("api", "/orders/1").await.status);

@@ -109,6 +109,8 @@ impl Files {
         }
         let edits: Vec<Edit> = vec![
             ("/etc/envoy/sds".into(), shown(&sds)),
+            // Long enough for a machine that is busy with other things.
+            ("                timeout: 1s\n".into(), "                timeout: 15s\n".into()),
             ("port_value: 9901}".into(), "port_value: 0}".into()),
             ("port_value: 8443}".into(), "port_value: 0}".into()),
             ("port_value: 9191}".into(), format!("port_value: {grpc}}}")),

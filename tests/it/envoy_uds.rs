@@ -67,6 +67,9 @@ impl Pod {
             |from: u16, to: u16| (format!("port_value: {from}}}"), format!("port_value: {to}}}"));
         let edits = [
             ("/etc/envoy/tls".into(), certificates.directory().display().to_string()),
+            // Long enough for a machine that is busy with other things.
+            ("                timeout: 1s\n".into(), "                timeout: 15s\n".into()),
+            ("message_timeout: 1s".into(), "message_timeout: 15s".into()),
             socket("grpc.sock"),
             socket("rest.sock"),
             port(9901, 0),

@@ -12,6 +12,7 @@ pub(in crate::lint) fn check(config: &Node, tls: bool, found: &mut Findings<'_>)
     let timeout =
         if over_grpc { "grpc_service/timeout" } else { "http_service/server_uri/timeout" };
     check_timeout(config, timeout, found);
+    check_retry(config, found);
     if config.get("decoder_header_mutation_rules").is_none() {
         found.add(&rules::MUTATION_RULES_ABSENT, config.line);
     }
@@ -72,6 +73,16 @@ fn check_timeout(config: &Node, path: &str, found: &mut Findings<'_>) {
             found.add_with(&rules::AUTHZ_TIMEOUT, line, format!("{seconds} s"));
         }
         Some(_) => {}
+    }
+}
+
+/// A retry has to come within the timeout, which is 200 ms where none is set.
+fn check_retry(config: &Node, found: &mut Findings<'_>) {
+    let Some(retry) = config.at("grpc_service/retry_policy") else { return };
+    let timeout = config.seconds_at("grpc_service/timeout").unwrap_or(0.2);
+    let base = retry.seconds_at("retry_back_off/base_interval").unwrap_or(1.0);
+    if timeout > 0.0 && base >= timeout {
+        found.add(&rules::RETRY_TOO_LATE, retry.line);
     }
 }
 

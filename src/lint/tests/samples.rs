@@ -169,6 +169,13 @@ pub(super) const CASES: &[Case] = &[
     case("authz-timeout", TCP, "timeout: 1s, ", "", "grpc_service"),
     case("absent-cluster", TCP, "{cluster_name: vaultmux}", "{cluster_name: none}", "none"),
     case("service-cleartext", TCP, "address: 127.0.0.1", "address: 192.0.2.7", "- name: vaultmux"),
+    case(
+        "retry-too-late",
+        ENVOY,
+        "envoy_grpc: {cluster_name: vaultmux}\n",
+        "envoy_grpc: {cluster_name: vaultmux}\n                retry_policy: {num_retries: 1}\n",
+        "retry_policy",
+    ),
     // the chain and its routes
     case(
         "filter-after-router",
