@@ -1,5 +1,5 @@
 //! Commands: `serve`, `check`, `can-i`, `who-can`, `schema`, `openapi`, `policy test`,
-//! `policy replay`, `policy diff`, `plugin test`.
+//! `policy replay`, `policy diff`, `plugin test`, `probe`, `lint`.
 //!
 //! Exit codes: 0 done or yes, 1 a negative answer, 2 usage or input that cannot
 //! be used. Answers go to standard output, everything else to standard error.
@@ -7,10 +7,12 @@
 mod asked;
 mod can_i;
 mod check;
+mod lint;
 mod openapi;
 #[cfg(feature = "plugin")]
 mod plugin;
 mod policy;
+mod probe;
 mod reach;
 mod rows;
 mod schema;
@@ -105,6 +107,12 @@ Exit codes: 0 printed.
 Examples:
   vaultmux-mesh openapi > openapi.json")]
     Openapi(openapi::OpenApi),
+    /// Find what is dangerous in Envoy's, Istio's and Envoy Gateway's configuration.
+    #[command(after_help = LINT_HELP)]
+    Lint(lint::Lint),
+    /// Ask a listener whether it is well: a health check for containers without a shell.
+    #[command(after_help = PROBE_HELP)]
+    Probe(Box<probe::Probe>),
     /// Work with plugins: stores behind a unix socket.
     #[cfg(feature = "plugin")]
     #[command(subcommand)]
@@ -123,6 +131,40 @@ Environment, as vaultmux-server reads it (used when --config is not given):
   AWS_REGION        region of the store
   AWS_ENDPOINT      another endpoint than the region's own
   PORT              REST port on 127.0.0.1; 8080 if unset";
+
+const LINT_HELP: &str = "\
+It reads Envoy's bootstraps, resource files and config dumps, Istio's mesh configuration and
+objects, Envoy Gateway's policies, and Kubernetes objects around them. Give all files of a mesh
+at once: some rules are about what is in none of them. Other kinds are named and skipped.
+
+A comment on the line or right above it allows a finding that is meant:
+  # vaultmux-mesh lint: allow shadow-mode
+
+Exit codes: 0 nothing of severity error, 1 errors, or with --deny warnings anything, 2 a file
+cannot be read.
+
+Examples:
+  vaultmux-mesh lint envoy.yaml
+  vaultmux-mesh lint istio/ --deny warnings
+  curl -s 127.0.0.1:9901/config_dump | vaultmux-mesh lint -
+  helm template charts/vaultmux-mesh | vaultmux-mesh lint - --output sarif > lint.sarif
+  vaultmux-mesh lint --rules";
+
+const PROBE_HELP: &str = "\
+Over HTTP it is well if it answers with a 2xx status, over gRPC if its health service says
+SERVING. Proxies of the environment are not used, and redirects are not followed.
+
+Exit codes: 0 well, 1 not well or not there, 2 the question cannot be asked.
+
+Examples:
+  vaultmux-mesh probe http://127.0.0.1:9090/readyz
+  vaultmux-mesh probe grpc://127.0.0.1:9191/envoy.service.auth.v3.Authorization
+  vaultmux-mesh probe http://localhost/health --unix-socket /run/vaultmux/rest.sock
+  vaultmux-mesh probe grpcs://127.0.0.1:9191 --ca-file ca.crt --server-name vaultmux.test \\
+      --cert-file tls.crt --key-file tls.key --timeout 2s
+
+In a pod:
+  readinessProbe: {exec: {command: [vaultmux-mesh, probe, \"http://127.0.0.1:9090/readyz\"]}}";
 
 const SCHEMA_HELP: &str = "\
 A schema is draft-07 of JSON Schema, and of one YAML document. It cannot say everything: `check`
@@ -186,6 +228,8 @@ impl Cli {
             Command::Policy(policy) => policy.run(),
             Command::Schema(schema) => Ok(schema.run()),
             Command::Openapi(openapi) => Ok(openapi.run()),
+            Command::Lint(lint) => lint.run(),
+            Command::Probe(probe) => probe.run(),
             #[cfg(feature = "plugin")]
             Command::Plugin(plugin) => plugin.run(),
         };

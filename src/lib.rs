@@ -36,6 +36,7 @@ pub mod apiserver;
 mod flight;
 mod issuer;
 mod json_schema;
+pub mod lint;
 pub mod metrics;
 pub mod net;
 mod rate;

@@ -1,6 +1,7 @@
 //! Sockets: binding, accepting, TLS and who is at the other end, for gRPC and HTTP
 //! alike.
 
+pub mod probe;
 pub mod serve;
 mod tls;
 mod unix;

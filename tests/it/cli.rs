@@ -221,6 +221,8 @@ fn every_command_has_help_with_examples() {
         &["policy", "test"],
         &["policy", "replay"],
         &["plugin", "test"],
+        &["lint"],
+        &["probe"],
     ];
     for command in commands {
         let help = run(directory.path(), &[command, &["--help"]].concat());

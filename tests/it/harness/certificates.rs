@@ -34,12 +34,17 @@ pub(crate) struct Identity {
 impl Certificates {
     /// Writes `tls.crt`, `tls.key` (the proxy) and `ca.crt` to `directory`.
     pub(crate) fn create(directory: &Path) -> Self {
+        Self::create_by("test authority", directory)
+    }
+
+    /// The same for an authority of that name: whoever trusts two has to tell them apart.
+    pub(crate) fn create_by(authority: &str, directory: &Path) -> Self {
         // A second call in the same process finds it installed.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        params.distinguished_name = subject("test authority");
+        params.distinguished_name = subject(authority);
         let key = KeyPair::generate().expect("make a key");
         let authority = CertifiedIssuer::self_signed(params, key).expect("sign the authority");
         fs::create_dir_all(directory).expect("make the certificate directory");

@@ -69,6 +69,11 @@ impl Service {
         self.rest.parse().expect("REST listens on a port")
     }
 
+    /// Where the admin page is.
+    pub(crate) fn admin(&self) -> &str {
+        &self.admin
+    }
+
     /// A client of the REST API, past any proxy.
     pub(crate) fn rest_client(&self) -> Client {
         Client::plain(self.rest())
