@@ -12,6 +12,7 @@ mod gcp;
 #[allow(dead_code, unused_imports, reason = "other tests use the rest")]
 mod harness;
 mod kubernetes;
+mod kubernetes_watch;
 mod servers;
 mod tokens;
 mod vault;
