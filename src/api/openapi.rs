@@ -62,7 +62,8 @@ pub fn document() -> Value {
                 repeats: `X-Content-Type-Options`, `X-Frame-Options`, `X-XSS-Protection`, \
                 `Strict-Transport-Security` and `Content-Security-Policy`. A method that does \
                 nothing is answered with 405 and `Allow`, an unknown path with 404, both as a \
-                `Problem`; `OPTIONS` with 204 and `Allow`.",
+                `Problem`; `OPTIONS` with 204 and `Allow`. A head that is too long is answered \
+                with 431, and one that is none with 400, both without a body.",
         },
         "servers": [{"url": "/"}],
         "tags": [
