@@ -5,6 +5,7 @@
 //! asks. Depends on nothing else in the crate.
 
 mod configuration;
+mod lines;
 mod token;
 
 use std::{
@@ -29,6 +30,7 @@ use kube::{
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 use zeroize::Zeroizing;
 
+pub use self::lines::Lines;
 use self::token::TokenFile;
 
 /// A live API server connects within a round trip or two.

@@ -8,6 +8,7 @@
 pub mod aws;
 #[cfg(feature = "azure")]
 pub mod azure;
+mod change;
 pub mod conformance;
 mod context;
 #[cfg_attr(
@@ -39,7 +40,10 @@ use std::{
 
 use async_trait::async_trait;
 
-pub use self::context::CallContext;
+pub use self::{
+    change::{Change, Changes},
+    context::CallContext,
+};
 
 use crate::secret::{SecretName, SecretRecord, SecretValue, SecretVersion};
 
@@ -128,6 +132,16 @@ pub trait SecretBackend: Send + Sync + 'static {
     fn credentials_expire(&self) -> Option<SystemTime> {
         None
     }
+
+    /// Begins to tell of changes, also of those that others make; `None` from a store that
+    /// never can.
+    ///
+    /// # Errors
+    /// [`BackendError::PermissionDenied`] or [`BackendError::Invalid`] where this one
+    /// cannot, until somebody changes that.
+    async fn watch(&self) -> Result<Option<Changes>, BackendError> {
+        Ok(None)
+    }
 }
 
 /// A store whose secrets live in the namespaces of their callers.
@@ -137,6 +151,11 @@ pub trait NamespacedBackend: Send + Sync + 'static {
 
     /// As [`SecretBackend::credentials_expire`].
     fn credentials_expire(&self) -> Option<SystemTime> {
+        None
+    }
+
+    /// As [`SecretBackend::watch`], for all namespaces. Answers at once.
+    fn watch(&self) -> Option<Changes> {
         None
     }
 }
@@ -255,6 +274,17 @@ impl Store {
         match self {
             Self::Shared(store) => store.credentials_expire(),
             Self::PerNamespace(store) => store.credentials_expire(),
+        }
+    }
+
+    /// As [`SecretBackend::watch`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn watch(&self) -> Result<Option<Changes>, BackendError> {
+        match self {
+            Self::Shared(store) => store.watch().await,
+            Self::PerNamespace(store) => Ok(store.watch()),
         }
     }
 }

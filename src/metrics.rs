@@ -70,6 +70,7 @@ pub struct Metrics {
     watch_events: Counter,
     watches_ended: Family<ReasonLabels, Counter>,
     webhook_notices: Family<WebhookLabels, Counter>,
+    store_changes: Family<StoreChangeLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -132,6 +133,12 @@ struct HashLabels {
 struct WebhookLabels {
     webhook: String,
     result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StoreChangeLabels {
+    backend: String,
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -273,6 +280,7 @@ impl Default for Metrics {
             watch_events: Counter::default(),
             watches_ended: Family::default(),
             webhook_notices: Family::default(),
+            store_changes: Family::default(),
         };
         registry.register("vaultmux_requests", "REST requests answered", metrics.requests.clone());
         registry.register(
@@ -500,6 +508,11 @@ impl Default for Metrics {
             "vaultmux_webhook_notices",
             "Secrets that notices of stores were about, and notices that were refused",
             metrics.webhook_notices.clone(),
+        );
+        registry.register(
+            "vaultmux_backend_changes",
+            "Changes that stores told of by themselves",
+            metrics.store_changes.clone(),
         );
         metrics.registry = registry;
         metrics
@@ -749,6 +762,12 @@ impl Metrics {
     pub fn webhook(&self, webhook: &str, result: &'static str, number: usize) {
         let labels = WebhookLabels { webhook: webhook.to_owned(), result };
         self.webhook_notices.get_or_create(&labels).inc_by(number as u64);
+    }
+
+    /// A store told that `one` secret may have changed, or that `any` may have.
+    pub fn store_change(&self, backend: &str, kind: &'static str) {
+        let labels = StoreChangeLabels { backend: backend.to_owned(), kind };
+        self.store_changes.get_or_create(&labels).inc();
     }
 
     /// Everything, in the OpenMetrics text format.

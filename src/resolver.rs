@@ -13,6 +13,7 @@ mod changes;
 mod fetch;
 mod field;
 mod list;
+mod listen;
 mod prefetch;
 mod resolved;
 mod settings;

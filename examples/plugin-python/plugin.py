@@ -28,6 +28,7 @@ sys.path.append(os.environ.get("VAULTMUX_PROTO", str(PROTO)))
 pb, pb_grpc = grpc.protos_and_services("vaultmux/plugin/v1/plugin.proto")
 
 MAX_VALUE = 64 * 1024
+LOOK = 0.5  # seconds
 NAME = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}", re.ASCII)
 
 SCHEMA = """
@@ -80,6 +81,7 @@ def timestamp(seconds):
 class Store(pb_grpc.SecretStoreServicer):
     def __init__(self, path):
         self.lock = threading.Lock()
+        self.stopping = threading.Event()
         self.database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self.database.executescript(SCHEMA)
 
@@ -105,7 +107,7 @@ class Store(pb_grpc.SecretStoreServicer):
     def GetInfo(self, request):
         can = pb.Capabilities(
             writable=True, list=True, pages=True, history=True, previous=True,
-            empty_values=True, slashes=True, max_value_bytes=MAX_VALUE,
+            empty_values=True, slashes=True, max_value_bytes=MAX_VALUE, watch=True,
         )
         return pb.GetInfoResponse(
             name="sqlite-sample", version="1.0.0", min_protocol=1, max_protocol=1,
@@ -196,6 +198,29 @@ class Store(pb_grpc.SecretStoreServicer):
             ]
         )
 
+    def newest(self):
+        """What tells one state of each secret from the next."""
+        with self.transaction() as database:
+            rows = database.execute(
+                "SELECT name, max(version), max(created) FROM versions GROUP BY name"
+            ).fetchall()
+        return {name: state for name, *state in rows}
+
+    def Watch(self, request, context):
+        # Looks, since others may write to the file too. What was before it looked the
+        # first time nobody knows: the service forgets what it has.
+        before = self.newest()
+        yield pb.WatchResponse(resync=True)
+        while context.is_active() and not self.stopping.wait(LOOK):
+            now = self.newest()
+            names = [
+                name for name in before.keys() | now.keys()
+                if before.get(name) != now.get(name) and name.startswith(request.prefix)
+            ]
+            for at in range(0, len(names), 1000):
+                yield pb.WatchResponse(names=names[at:at + 1000])
+            before = now
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -205,8 +230,10 @@ def main():
 
     # The socket and the file are ours alone; see "Who may talk to whom" in docs/plugins.md.
     os.umask(0o077)
+    # A watch takes a thread for as long as it is open.
     server = grpc.server(ThreadPoolExecutor(max_workers=16))
-    pb_grpc.add_SecretStoreServicer_to_server(Store(arguments.database), server)
+    store = Store(arguments.database)
+    pb_grpc.add_SecretStoreServicer_to_server(store, server)
     checks = health.HealthServicer()
     checks.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -218,6 +245,7 @@ def main():
     server.start()
     print(f"listening on {arguments.socket}", flush=True)
     signal.sigwait(endings)
+    store.stopping.set()
     server.stop(grace=5).wait()
 
 

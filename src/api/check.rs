@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::identity_reason;
 use crate::{
@@ -77,6 +79,18 @@ pub struct Refusal {
     pub code: &'static str,
     /// For people.
     pub error: &'static str,
+}
+
+/// The same as JSON, for `ext_authz` over HTTP.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CheckRefusal)]
+pub struct RefusalBody {
+    /// For people.
+    pub error: &'static str,
+    /// For programs.
+    pub code: &'static str,
+    /// Ties it to the audit stream.
+    pub decision_id: String,
 }
 
 // === impl Asked ===

@@ -2,6 +2,7 @@
 //! read and write it.
 
 mod components;
+mod programs;
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -50,7 +51,7 @@ struct Operation {
 /// The document, as JSON.
 #[must_use]
 pub fn document() -> Value {
-    json!({
+    let mut document = json!({
         "openapi": "3.1.0",
         "info": {
             "title": "vaultmux-mesh",
@@ -61,13 +62,16 @@ pub fn document() -> Value {
                 repeats: `X-Content-Type-Options`, `X-Frame-Options`, `X-XSS-Protection`, \
                 `Strict-Transport-Security` and `Content-Security-Policy`. A method that does \
                 nothing is answered with 405 and `Allow`, an unknown path with 404, both as a \
-                `Problem`; `OPTIONS` with 204 and `Allow`.",
+                `Problem`; `OPTIONS` with 204 and `Allow`. A head that is too long is answered \
+                with 431, and one that is none with 400, both without a body.",
         },
         "servers": [{"url": "/"}],
         "tags": [
             {"name": "secrets", "description": "Secrets of the configured stores."},
             {"name": "policy", "description": "What the caller may."},
-            {"name": "health", "description": "Whether the service runs."},
+            {"name": "health", "description": "Whether the service runs, and what it offers."},
+            {"name": "notices", "description": "For stores that tell of rotations."},
+            {"name": "checks", "description": "For proxies that ask over HTTP."},
         ],
         "paths": paths(),
         "components": {
@@ -103,7 +107,11 @@ pub fn document() -> Value {
             },
         },
         "security": [{"token": []}, {"certificate": []}, {"grant": []}, {"local": []}],
-    })
+    });
+    let schemes = document["components"]["securitySchemes"].as_object_mut();
+    let others = programs::security_schemes();
+    schemes.into_iter().for_each(|all| all.extend(others.as_object().cloned().unwrap_or_default()));
+    document
 }
 
 /// The document as it is served and shipped.
@@ -176,13 +184,15 @@ fn paths() -> Value {
             &[ProblemCode::InvalidCursor, ProblemCode::NotFound],
         ]),
     };
+    let mut made = content("It was made.", "Created");
+    made["headers"]["Location"] = header_reference("Location");
     let create = Operation {
         id: "create_secret",
         summary: "Make a secret",
         description: "Needs `create`. Of several calls at once one makes it.",
         parameters: &[],
         body: Some("CreateSecret"),
-        success: vec![(201, content("It was made.", "Created"))],
+        success: vec![(201, made)],
         problems: codes(&[OF_CALLERS, OF_BODIES, OF_STORES, &[ProblemCode::AlreadyExists]]),
     };
     let update = Operation {
@@ -235,15 +245,16 @@ fn paths() -> Value {
         id: "watch_secrets",
         summary: "Tell when secrets change",
         description: "Needs `get`, for each of them. Server-sent events: `version` with name, \
-            backend and version as JSON, never a value; `resync` where events were missed.",
+            backend and version as JSON, never a value; `resync` where events were missed; `end` as \
+            the last one, with the reason. The schema is that of each event.",
         parameters: &["watched", "backend", "last_event_id"],
         body: None,
         success: vec![(
             200,
             answer(
-                "The events.",
+                "The events, until one of the two ends the stream.",
                 &[],
-                json!({"text/event-stream": {"schema": {"type": "string"}}}),
+                json!({"text/event-stream": {"schema": reference("WatchEvent")}}),
             ),
         )],
         problems: codes(&[OF_CALLERS, OF_STORES]),
@@ -271,7 +282,7 @@ fn paths() -> Value {
         operation["security"] = json!([]);
         operation
     };
-    json!({
+    let mut paths = json!({
         "/v1/secrets": {"get": list.shown("secrets"), "post": create.shown("secrets")},
         "/v1/secrets/{name}": {
             "get": read("read_secret", true).shown("secrets"),
@@ -284,7 +295,9 @@ fn paths() -> Value {
         "/v1/watch": {"get": watch.shown("secrets")},
         "/v1/authorize": {"post": authorize.shown("policy")},
         "/health": {"get": open(health, "health")},
-    })
+    });
+    paths.as_object_mut().into_iter().for_each(programs::add);
+    paths
 }
 
 fn codes(lists: &[&[ProblemCode]]) -> Vec<ProblemCode> {
@@ -295,16 +308,16 @@ fn reference(schema: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{schema}")})
 }
 
+fn header_reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/headers/{name}")})
+}
+
 /// An answer with these headers besides those of all.
 fn answer(description: &str, with: &[&str], content: Value) -> Value {
     let of_all = ["X-Request-Id", "Cache-Control"];
     let headers = of_all.iter().chain(with);
-    let headers: Map<String, Value> = headers
-        .map(|name| {
-            let reference = json!({"$ref": format!("#/components/headers/{name}")});
-            ((*name).to_owned(), reference)
-        })
-        .collect();
+    let headers: Map<String, Value> =
+        headers.map(|name| ((*name).to_owned(), header_reference(name))).collect();
     let mut found = json!({"description": description, "headers": headers});
     if content.as_object().is_some_and(|content| !content.is_empty()) {
         found["content"] = content;

@@ -23,7 +23,8 @@ use super::{
 use crate::{
     audit::Operation,
     identity::Principal,
-    operation::PageParameters,
+    metrics::Edge,
+    operation::{PageParameters, SECRETS_PATH},
     policy::{CollectionPermit, Denial, Permit, Verb},
     resolver::{self, BackendError, Page, ResolveError, Resolved, VersionEntry},
     secret::{
@@ -109,7 +110,14 @@ impl Call<'_> {
             }
             error => error.into(),
         })?;
-        Ok(json(StatusCode::CREATED, &Created { name: &name }))
+        let mut response = json(StatusCode::CREATED, &Created { name: &name });
+        // A filter's path to the secrets may be another, which the filter knows.
+        if self.recorder.edge == Edge::Rest
+            && let Ok(location) = HeaderValue::try_from(location(&name, body.backend.as_deref()))
+        {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        Ok(response)
     }
 
     pub(super) async fn get(
@@ -223,6 +231,14 @@ fn raw(record: &SecretRecord) -> Response<Bytes> {
     let bytes = HeaderValue::from_static(Form::Raw.media_type());
     response.headers_mut().insert(header::CONTENT_TYPE, bytes);
     response
+}
+
+/// Where a secret is that was made.
+fn location(name: &str, backend: Option<&str>) -> String {
+    match backend {
+        Some(backend) => format!("{SECRETS_PATH}/{name}?backend={backend}"),
+        None => format!("{SECRETS_PATH}/{name}"),
+    }
 }
 
 fn plaintext(

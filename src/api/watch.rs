@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Api, Problem, ProblemCode, finish};
 use crate::{
@@ -39,7 +40,9 @@ pub struct Watched(Vec<SecretRef>);
 pub struct Told(HashMap<Place, Option<Arc<str>>>);
 
 /// Why a stream of events ends that its client has not ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = WatchEndCode)]
 pub enum End {
     /// One of the secrets may not be read any more.
     Forbidden,
@@ -53,11 +56,29 @@ pub enum End {
     Slow,
 }
 
-#[derive(Serialize)]
-struct VersionData<'a> {
+/// What an event `version` says.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WatchedVersion)]
+pub(super) struct VersionData<'a> {
+    /// The secret's, in canonical form.
     name: &'a str,
+    /// The store that has it.
     backend: &'a str,
+    /// Its current version; none if it is gone or disabled.
+    #[schema(required)]
     version: Option<&'a str>,
+}
+
+/// What an event `resync` says: nothing.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WatchResync)]
+pub(super) struct Nothing {}
+
+/// What the event `end` says.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WatchEnd)]
+pub(super) struct EndData {
+    code: End,
 }
 
 // === impl Watched ===
@@ -202,7 +223,7 @@ impl End {
     /// The last event.
     #[must_use]
     pub fn event(self) -> Bytes {
-        format!("event: end\ndata: {{\"code\":\"{}\"}}\n\n", self.as_str()).into()
+        event("end", &EndData { code: self }).into()
     }
 }
 
@@ -215,7 +236,7 @@ pub fn hello(id: &str) -> Bytes {
 /// Says that what the client has seen may be out of date: the current versions follow.
 #[must_use]
 pub fn resync(id: &str) -> Bytes {
-    format!("id: {id}\nevent: resync\ndata: {{}}\n\n").into()
+    format!("id: {id}\n{}", event("resync", &Nothing {})).into()
 }
 
 /// Tells the current version of a secret; `null` if it is gone.
@@ -226,8 +247,12 @@ pub fn version_event(place: &Place, version: Option<&Arc<str>>, id: &str) -> Byt
         backend: place.backend.as_str(),
         version: version.map(|version| &**version),
     };
-    let data = serde_json::to_string(&data).expect("strings are always JSON");
-    format!("id: {id}\nevent: version\ndata: {data}\n\n").into()
+    format!("id: {id}\n{}", event("version", &data)).into()
+}
+
+fn event(kind: &str, data: &impl Serialize) -> String {
+    let data = serde_json::to_string(data).expect("strings are always JSON");
+    format!("event: {kind}\ndata: {data}\n\n")
 }
 
 /// A line that keeps the connection open and says nothing.

@@ -8,6 +8,7 @@
 mod client;
 mod error;
 mod object;
+mod watch;
 
 use std::{
     fmt,
@@ -24,7 +25,8 @@ use self::{
     object::{MAX_VALUE, Object, SecretList, Written},
 };
 use super::{
-    BackendError, NamespacedBackend, SecretBackend, SecretPage, Store, VersionEntry, failure,
+    BackendError, Changes, NamespacedBackend, SecretBackend, SecretPage, Store, VersionEntry,
+    failure,
 };
 use crate::{
     apiserver::{ApiServer, SetupError},
@@ -125,6 +127,10 @@ impl NamespacedBackend for OfCallers {
 
     fn credentials_expire(&self) -> Option<SystemTime> {
         self.0.credentials_expire()
+    }
+
+    fn watch(&self) -> Option<Changes> {
+        Some(watch::changes(self.0.api.clone(), "/api/v1/secrets".to_owned(), true))
     }
 }
 
@@ -404,6 +410,10 @@ impl SecretBackend for KubernetesBackend {
 
     fn credentials_expire(&self) -> Option<SystemTime> {
         self.cluster.credentials_expire()
+    }
+
+    async fn watch(&self) -> Result<Option<Changes>, BackendError> {
+        Ok(Some(watch::changes(self.cluster.api.clone(), self.collection()?, false)))
     }
 }
 

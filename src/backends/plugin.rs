@@ -4,6 +4,7 @@
 //! A plugin is not trusted further than it must be: its socket and its uid are checked
 //! on every connection, and what it answers is checked like any input.
 
+mod changes;
 mod connection;
 mod error;
 mod probe;
@@ -30,6 +31,7 @@ use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 pub use self::probe::{Report, probe};
 use self::{
+    changes::Position,
     connection::{Client, Session},
     error::{from_grpc, is_of_transport, was_not_sent},
     proto::{
@@ -38,7 +40,7 @@ use self::{
     },
     watch::Watch,
 };
-use super::{BackendError, CallContext, SecretBackend, SecretPage, VersionEntry};
+use super::{BackendError, CallContext, Changes, SecretBackend, SecretPage, VersionEntry};
 use crate::secret::{
     NameEncoding, NameGrammar, SecretName, SecretRecord, SecretValue, SecretVersion,
 };
@@ -98,6 +100,8 @@ pub struct PluginBackend {
     timeout: Duration,
     session: Mutex<Option<Arc<Session>>>,
     watch: StdMutex<Option<Watch>>,
+    /// Where the last watch of changes ended.
+    position: Arc<Position>,
 }
 
 /// A value on its way into a request: shared, and wiped like any other.
@@ -134,7 +138,8 @@ impl PluginBackend {
     #[must_use]
     pub fn new(settings: PluginSettings, timeout: Duration) -> Self {
         let watch = StdMutex::new(Watch::start(&settings.socket));
-        Self { settings, timeout, session: Mutex::default(), watch }
+        let position = Arc::default();
+        Self { settings, timeout, session: Mutex::default(), watch, position }
     }
 
     /// Connects, unless connected, and says what the plugin is.
@@ -335,6 +340,10 @@ impl SecretBackend for PluginBackend {
             Some(session) => can_hold(&session, value),
             None => Ok(()),
         }
+    }
+
+    async fn watch(&self) -> Result<Option<Changes>, BackendError> {
+        self.open_watch().await.map(Some)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -26,6 +26,9 @@ use crate::secret::{BackendName, SecretName, SecretRecord, SecretRef, SecretVers
 /// How many counters tell written names apart. Two names that share one only
 /// cost each other a fetch after a write; nobody can tell which do. 512 KiB.
 const EPOCHS: usize = 1 << 16;
+/// The same for what stores tell of several names at once.
+const SEGMENTS: usize = 1 << 12;
+const STORES: usize = 1 << 6;
 /// What an entry costs beyond its value and name, roughly.
 const ENTRY_OVERHEAD: usize = 256;
 /// How long a stale value is served after its store failed before it is asked for
@@ -89,9 +92,15 @@ pub(super) struct Cache {
     pub(super) epochs: Arc<Epochs>,
 }
 
-/// Counters of writes.
+/// Counters of writes, and of what stores tell by themselves.
 pub(super) struct Epochs {
     counters: Box<[AtomicU64]>,
+    /// Of all names with one first segment.
+    segments: Box<[AtomicU64]>,
+    /// Of all names of a store.
+    stores: Box<[AtomicU64]>,
+    /// Whether any of the last two ever counted.
+    told: AtomicBool,
     hasher: RandomState,
 }
 
@@ -255,7 +264,7 @@ impl Cache {
         namespace: Option<&str>,
         name: &SecretName,
     ) {
-        self.epochs.counter(backend, namespace, name).fetch_add(1, Ordering::AcqRel);
+        self.epochs.advance(backend, namespace, name);
     }
 
     /// Drops what is too old to be served, so that it does not stay in memory
@@ -282,9 +291,52 @@ impl Cache {
 // === impl Epochs ===
 
 impl Epochs {
+    /// The sum of what only ever grows: another one, whichever of them has counted.
     fn of(&self, key: &Key) -> Epoch {
-        let counter = self.counter(&key.backend, key.namespace.as_deref(), &key.name);
-        Epoch(counter.load(Ordering::Acquire))
+        let (backend, namespace) = (&key.backend, key.namespace.as_deref());
+        let own = self.counter(backend, namespace, &key.name).load(Ordering::Acquire);
+        if !self.told.load(Ordering::Acquire) {
+            return Epoch(own);
+        }
+        let segment = self.segment(backend, namespace, first_segment(&key.name));
+        let store = self.store(backend).load(Ordering::Acquire);
+        Epoch(own.wrapping_add(segment.load(Ordering::Acquire)).wrapping_add(store))
+    }
+
+    /// One secret may have changed.
+    pub(super) fn advance(
+        &self,
+        backend: &BackendName,
+        namespace: Option<&str>,
+        name: &SecretName,
+    ) {
+        self.counter(backend, namespace, name).fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// All secrets whose names begin with this segment may have changed.
+    pub(super) fn advance_segment(
+        &self,
+        backend: &BackendName,
+        namespace: Option<&str>,
+        segment: &str,
+    ) {
+        self.told.store(true, Ordering::Release);
+        self.segment(backend, namespace, segment).fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// All secrets of a store may have changed.
+    pub(super) fn advance_all(&self, backend: &BackendName) {
+        self.told.store(true, Ordering::Release);
+        self.store(backend).fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn segment(&self, backend: &BackendName, namespace: Option<&str>, segment: &str) -> &AtomicU64 {
+        let hash = self.hasher.hash_one((backend, namespace, segment));
+        &self.segments[hash as usize % SEGMENTS]
+    }
+
+    fn store(&self, backend: &BackendName) -> &AtomicU64 {
+        &self.stores[self.hasher.hash_one(backend) as usize % STORES]
     }
 
     fn counter(
@@ -302,9 +354,17 @@ impl Default for Epochs {
     fn default() -> Self {
         Self {
             counters: (0..EPOCHS).map(|_| AtomicU64::new(0)).collect(),
+            segments: (0..SEGMENTS).map(|_| AtomicU64::new(0)).collect(),
+            stores: (0..STORES).map(|_| AtomicU64::new(0)).collect(),
+            told: AtomicBool::new(false),
             hasher: RandomState::new(),
         }
     }
+}
+
+/// What a store that tells of whole objects calls the object.
+pub(super) fn first_segment(name: &SecretName) -> &str {
+    name.as_str().split('/').next().unwrap_or_default()
 }
 
 /// Up to a tenth less.

@@ -19,6 +19,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::cache::first_segment;
 use crate::secret::{BackendName, SecretName};
 
 /// How many changes are remembered for watchers that come back, and how far behind one
@@ -56,6 +57,11 @@ pub enum News {
     Outdated {
         /// Which secret.
         place: Place,
+    },
+    /// Any secret of a store may have.
+    AllOutdated {
+        /// Which store.
+        backend: BackendName,
     },
 }
 
@@ -188,6 +194,40 @@ impl Changes {
         }
     }
 
+    /// The same of all names that begin with this segment.
+    pub(super) fn outdated_segment(
+        &self,
+        backend: &BackendName,
+        namespace: Option<&str>,
+        segment: &str,
+    ) {
+        if self.places.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut followed = self.followed();
+        for (place, known) in &mut followed.known {
+            if place.backend == *backend
+                && place.namespace.as_deref() == namespace
+                && first_segment(&place.name) == segment
+            {
+                known.read = None;
+                let _ = self.sender.send(News::Outdated { place: place.clone() });
+            }
+        }
+    }
+
+    /// The same of all names of a store.
+    pub(super) fn outdated_all(&self, backend: &BackendName) {
+        if self.places.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut followed = self.followed();
+        let of_it = followed.known.iter_mut().filter(|(place, _)| place.backend == *backend);
+        of_it.for_each(|(_, known)| known.read = None);
+        // One for all: there may be more of them than a watcher may be behind.
+        let _ = self.sender.send(News::AllOutdated { backend: backend.clone() });
+    }
+
     /// Lets go of names that nobody has watched for long.
     pub(super) fn tidy(&self) {
         let mut followed = self.followed();
@@ -247,7 +287,7 @@ impl Followed {
         }
         let missed = self.remembered.iter().filter(|news| match news {
             News::Version { place, sequence, .. } => *sequence > last && places.contains(place),
-            News::Outdated { .. } => false,
+            News::Outdated { .. } | News::AllOutdated { .. } => false,
         });
         Some(missed.cloned().collect())
     }
@@ -263,7 +303,7 @@ impl Watch {
     pub async fn next(&mut self) -> Result<News, Lagged> {
         loop {
             match self.receiver.recv().await {
-                Ok(news) if self.places.contains(news.place()) => return Ok(news),
+                Ok(news) if news.is_of(&self.places) => return Ok(news),
                 Ok(_) => {}
                 Err(RecvError::Lagged(_)) => return Err(Lagged),
                 // The sender lives as long as we do.
@@ -309,9 +349,10 @@ impl Drop for Watch {
 // === impl News ===
 
 impl News {
-    fn place(&self) -> &Place {
+    fn is_of(&self, places: &[Place]) -> bool {
         match self {
-            Self::Version { place, .. } | Self::Outdated { place } => place,
+            Self::Version { place, .. } | Self::Outdated { place } => places.contains(place),
+            Self::AllOutdated { backend } => places.iter().any(|it| it.backend == *backend),
         }
     }
 }
@@ -341,6 +382,7 @@ mod tests {
                 Some((place.name.to_string(), version.map(|version| version.to_string())))
             }
             News::Outdated { place } => Some((place.name.to_string(), Some("outdated".into()))),
+            News::AllOutdated { backend } => Some((backend.to_string(), Some("all".into()))),
         }
     }
 
@@ -363,6 +405,30 @@ mod tests {
         assert_eq!(next(&mut watch).await, Some(("a".into(), None)));
         assert_eq!(next(&mut watch).await, Some(("b".into(), Some("outdated".into()))));
         assert_eq!(next(&mut watch).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_watches_a_store_hears_what_is_outdated_there() {
+        let changes = Changes::new();
+        let places = vec![place("a/x"), place("a/y"), place("b"), place("ab/x")];
+        let (mut watch, _) = changes.watch(places, None);
+        let (local, other) = (fixture::local(), BackendName::parse("other").expect("valid"));
+        changes.outdated_segment(&local, Some("prod"), "a");
+        changes.outdated_segment(&other, None, "a");
+        changes.outdated_segment(&local, None, "none");
+        changes.outdated_all(&other);
+        assert_eq!(next(&mut watch).await, None);
+        changes.outdated_segment(&local, None, "a");
+        let told = [next(&mut watch).await, next(&mut watch).await];
+        for name in ["a/x", "a/y"] {
+            assert!(told.contains(&Some((name.into(), Some("outdated".into())))), "{told:?}");
+        }
+        changes.outdated_all(&local);
+        assert_eq!(next(&mut watch).await, Some(("local".into(), Some("all".into()))));
+        assert_eq!(next(&mut watch).await, None);
+        for name in ["a/x", "b"] {
+            assert!(!watch.is_fresh(&place(name), Duration::from_secs(60)));
+        }
     }
 
     #[tokio::test(start_paused = true)]

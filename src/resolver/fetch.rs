@@ -42,6 +42,7 @@ impl Shared {
                     Ok(found) => {
                         shared.cache.insert(&key, epoch, found.clone());
                         shared.note(&key, found);
+                        shared.listen(&key.backend);
                     }
                     Err(error) if error.is_transient() => {
                         let wait = match error {

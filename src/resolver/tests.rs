@@ -36,6 +36,7 @@ fn permit(snapshot: &Snapshot, verb: Verb, name: &str) -> Permit {
     snapshot.policies.authorize(&api, verb, &secret).expect("allowed")
 }
 
+mod listening;
 mod outages;
 mod staleness;
 mod suspicion;

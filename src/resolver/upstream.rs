@@ -9,7 +9,7 @@ mod share;
 use std::{
     error::Error as StdError,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -26,6 +26,7 @@ use self::{
     circuit::{Circuit, Closed, Health},
     share::Shares,
 };
+use super::listen::Listening;
 use crate::{
     backends::{BackendError, CallContext, Store},
     metrics::Metrics,
@@ -51,6 +52,8 @@ pub(super) struct Upstream {
     /// Listings hold whole pages in memory: few at a time.
     listings: Semaphore,
     shares: Shares,
+    /// Begun with the first read that the store answered.
+    pub(super) listening: OnceLock<Listening>,
     state: Mutex<State>,
     metrics: Arc<Metrics>,
 }
@@ -135,6 +138,7 @@ impl Upstream {
             slots,
             listings,
             shares,
+            listening: OnceLock::new(),
             state: Mutex::default(),
             metrics,
         }

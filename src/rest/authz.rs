@@ -8,13 +8,15 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
-use serde::Serialize;
 
 use super::{Rest, authority, caller, peer};
 use crate::{
     api::{
         self, Problem, ProblemCode, Recorder, challenge,
-        check::{DECISION_ID, GRANT, Http, PRINCIPAL, Refusal, Subject, decide, is_own_header},
+        check::{
+            DECISION_ID, GRANT, Http, PRINCIPAL, Refusal, RefusalBody, Subject, decide,
+            is_own_header,
+        },
     },
     identity::Principal,
     metrics::Edge,
@@ -27,13 +29,6 @@ pub(super) const AUTHZ: &str = "/authz";
 
 /// Tells Envoy which of the client's headers not to send on.
 const TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
-
-#[derive(Serialize)]
-struct Body {
-    error: &'static str,
-    code: &'static str,
-    decision_id: String,
-}
 
 // === impl Rest ===
 
@@ -136,7 +131,7 @@ fn denied(denial: &Denial) -> Response<Bytes> {
     let Refusal { status, code, error } = Refusal::of(denial.reason);
     let decision_id = denial.decision.id.to_string();
     let id = HeaderValue::try_from(decision_id.as_str());
-    let body = serde_json::to_vec(&Body { error, code, decision_id });
+    let body = serde_json::to_vec(&RefusalBody { error, code, decision_id });
     let mut response = Response::new(body.expect("strings are always JSON").into());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
     let headers = response.headers_mut();

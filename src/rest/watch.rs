@@ -254,7 +254,7 @@ impl Stream {
                 Some(Ok(News::Version { place, version, sequence })) => {
                     self.version(&place, version.as_ref(), Some(sequence)).await?;
                 }
-                Some(Ok(News::Outdated { .. })) => {
+                Some(Ok(News::Outdated { .. } | News::AllOutdated { .. })) => {
                     self.read(&snapshot, &permits, period).await?;
                 }
                 // It can find its way back by the last id that it has.

@@ -13,6 +13,7 @@ mod gcp;
 mod harness;
 mod istio;
 mod kubernetes;
+mod kubernetes_watch;
 mod servers;
 mod tokens;
 mod vault;

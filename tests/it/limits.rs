@@ -63,6 +63,7 @@ async fn names(service: &Service) -> Value {
         .take()
 }
 
+/// Q9.
 #[tokio::test(flavor = "multi_thread")]
 async fn sixty_megabytes_are_refused_and_leave_memory_flat() {
     let service = start("{}").await;
@@ -131,6 +132,7 @@ async fn heads_are_bounded_in_size_and_number() {
     assert_eq!(client.request("GET", "vaultmux.test", path, &headers).await.status, 200);
 }
 
+/// R2, R4 to R6, and Q10.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_has_its_share_and_health_and_admin_have_no_limit() {
     let service = start("{per_principal_rps: 2}").await;
@@ -156,6 +158,18 @@ async fn a_caller_has_its_share_and_health_and_admin_have_no_limit() {
     let allowed =
         async { while client.get("vaultmux.test", "/v1/secrets/zq-orders").await.status != 200 {} };
     timeout(PATIENCE, allowed).await.expect("served again");
+}
+
+/// R1 and R3: a share of five a second is ten at once; and R2, R4 to R6 are above.
+#[tokio::test(flavor = "multi_thread")]
+async fn within_its_share_nobody_is_refused() {
+    for (share, calls) in [(5, 4), (5, 10), (1, 2), (100, 200)] {
+        let service = start(&format!("{{per_principal_rps: {share}}}")).await;
+        let client = service.rest_client();
+        let asked = (0..calls).map(|_| client.get("vaultmux.test", "/v1/secrets/zq-orders"));
+        let answers = futures_util::future::join_all(asked).await;
+        assert!(answers.iter().all(|answer| answer.status == 200), "{share} {calls}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,6 +293,7 @@ async fn rapid_resets_end_their_connection_and_no_other() {
     }
 }
 
+/// Q11, of a body that still comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_flight_at_the_end_is_finished() {
     let mut service = start("{}").await;

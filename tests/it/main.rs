@@ -59,6 +59,7 @@ mod readme;
 mod reload;
 mod rest_compat;
 mod rest_docs;
+mod rest_faults;
 mod rotation;
 mod schema;
 #[cfg(feature = "aws")]

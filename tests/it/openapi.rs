@@ -169,7 +169,10 @@ async fn schemathesis_finds_no_violation() {
     assert!(program.exists(), "target/tools/bin/schemathesis is missing: run `make tools`");
     // It may do all there is, or most answers would be refusals.
     let all = POLICY.replace(r#"prefixes: ["{namespace}/"]"#, r#"names: ["*"]"#);
-    let service = Service::start(&[("config.yaml", CONFIG), ("policy.yaml", &all)]).await;
+    let webhook =
+        "webhooks: {azure: {type: event_grid, backends: [local], key: a-key-of-a-test-0}}\n";
+    let config = format!("{CONFIG}{webhook}");
+    let service = Service::start(&[("config.yaml", &config), ("policy.yaml", &all)]).await;
     let config = repository("tests/tools/schemathesis.toml");
     let url = format!("http://{}", service.rest());
     let document = repository("docs/openapi.json");
@@ -185,9 +188,6 @@ async fn schemathesis_finds_no_violation() {
         document.as_os_str(),
         "--url".as_ref(),
         url.as_ref(),
-        // It never ends.
-        "--exclude-path".as_ref(),
-        "/v1/watch".as_ref(),
     ];
     let mut process = Process::start("/usr/bin/env".as_ref(), &arguments).await;
     let code = process.exit_code_within(std::time::Duration::from_secs(300)).await;

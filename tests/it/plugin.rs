@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use crate::harness::{Process, Service, repository, sized};
 
 const CONFIG: &str = r#"
@@ -109,7 +111,8 @@ async fn the_sample_passes_every_check() {
         "passed   of many concurrent creates one wins",
         "passed   every name is listed once, over all pages",
         "skipped  deleted secrets are pending (deletes are final)",
-        "19 passed, 2 skipped, 0 failed",
+        "passed   a watch begins at once and tells of writes",
+        "20 passed, 2 skipped, 0 failed",
     ] {
         assert!(said.lines().any(|said| said == line), "{line} is not in\n{said}");
     }
@@ -198,6 +201,93 @@ async fn a_plugin_that_is_gone_holds_no_policy_back() {
     becomes(&service, "/other?backend=late", 403).await;
     becomes(&service, "/key", 503).await;
     assert!(!service.logs().iter().any(|line| line.contains("reload refused")));
+}
+
+/// Changes the sample's file as nobody but its owner can: past the plugin.
+fn rotate(database: &Path, name: &str, value: &str) {
+    let script = "import sqlite3, sys, time\n\
+                  database = sqlite3.connect(sys.argv[1])\n\
+                  database.execute('INSERT INTO versions SELECT name, max(version) + 1, ?, ? \
+                  FROM versions WHERE name = ?', (sys.argv[3].encode(), time.time(), sys.argv[2]))\n\
+                  database.commit()\n";
+    let output = Command::new(repository("target/tools/bin/python"))
+        .args(["-c", script])
+        .arg(database)
+        .args([name, value])
+        .output()
+        .expect("Python runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Asks until the answer holds this.
+async fn holds(service: &Service, path: &str, wanted: &str) {
+    let arrives = async {
+        while !read(service, path).await.1.contains(wanted) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let arrived = tokio::time::timeout(Duration::from_secs(60), arrives).await;
+    assert!(arrived.is_ok(), "{path} never was {wanted}: {:?}", read(service, path).await);
+}
+
+/// Nothing is read anew within the test but for what the plugin tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_plugin_tells_is_read_anew_at_once_and_told_to_watchers() {
+    let config = CONFIG
+        .replace("cache: {ttl: 0, negative_ttl: 0}", "cache: {ttl: 1h}")
+        .replace("  sqlite: {type: plugin,", "  sqlite: {type: plugin, prefix: own/,")
+        .replace("plugins: {directory: run}\n", "");
+    let files = [("config.yaml", &*config), ("policies.yaml", POLICIES), ("run/keep", "")];
+    let service = Service::start(&files).await;
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(service.path("run"), mode).expect("set");
+    let (socket, database) = (service.path("run/sqlite.sock"), service.path("db"));
+    let mut sample = start_sample(&socket, &database).await;
+    assert_eq!(create(&service, r#"{"name": "key", "value": "first"}"#).await, 201);
+    assert_eq!(create(&service, r#"{"name": "other", "value": "untouched"}"#).await, 201);
+    holds(&service, "/key", "first").await;
+    service.logged(&["the store tells of changes", "sqlite"]).await;
+    let mut watcher = tokio::net::TcpStream::connect(service.rest()).await.expect("connected");
+    let ask = "GET /v1/watch?name=key&name=other HTTP/1.1\r\nhost: a\r\n\r\n";
+    watcher.write_all(ask.as_bytes()).await.expect("sent");
+    let mut events = String::new();
+    told(&mut watcher, &mut events, "\"name\":\"key\",\"backend\":\"sqlite\",\"version\":\"1\"")
+        .await;
+    told(&mut watcher, &mut events, "\"name\":\"other\",\"backend\":\"sqlite\",\"version\":\"1\"")
+        .await;
+
+    rotate(&database, "own/key", "second");
+    told(&mut watcher, &mut events, "\"name\":\"key\",\"backend\":\"sqlite\",\"version\":\"2\"")
+        .await;
+    holds(&service, "/key", "second").await;
+    let one = r#"vaultmux_backend_changes_total{backend="sqlite",kind="one"}"#;
+    assert!(service.metric(one).await.is_some_and(|count| count >= 1.0));
+
+    // What changes while the plugin is away is seen when it is back.
+    sample.kill().await;
+    rotate(&database, "own/key", "third");
+    let _again = start_sample(&socket, &database).await;
+    told(&mut watcher, &mut events, "\"name\":\"key\",\"backend\":\"sqlite\",\"version\":\"3\"")
+        .await;
+    holds(&service, "/key", "third").await;
+    assert!(!events.contains("\"name\":\"other\",\"backend\":\"sqlite\",\"version\":\"2\""));
+    assert!(service.logs().iter().all(|line| !line.contains("own/key")));
+}
+
+/// Waits for this among the events.
+async fn told(watcher: &mut tokio::net::TcpStream, events: &mut String, wanted: &str) {
+    let arrives = async {
+        while !events.contains(wanted) {
+            let mut bytes = [0; 4096];
+            match watcher.read(&mut bytes).await {
+                Ok(read @ 1..) => events.push_str(&String::from_utf8_lossy(&bytes[..read])),
+                _ => return false,
+            }
+        }
+        true
+    };
+    let arrived = tokio::time::timeout(Duration::from_secs(60), arrives).await;
+    assert!(matches!(arrived, Ok(true)), "no {wanted} in\n{events}");
 }
 
 /// A directory that is made later, with a socket in it at once.

@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::harness::{Service, repository, sized};
+use crate::harness::{Service, check_events, repository, sized};
 
 /// Longer than anything takes on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,6 +71,13 @@ impl Events {
         assert!(matches!(arrived, Ok(true)), "no {wanted:?} in\n{}", self.text);
     }
 
+    /// What has arrived, without the lengths of its chunks.
+    fn plain(&self) -> String {
+        let (head, body) = self.text.split_once("\r\n\r\n").expect("a whole head");
+        let lines = body.split("\r\n").filter(|line| u32::from_str_radix(line, 16).is_err());
+        format!("{head}\r\n\r\n{}", lines.collect::<String>())
+    }
+
     /// The last id.
     fn id(&self) -> String {
         let id = self.text.lines().rev().find_map(|line| line.strip_prefix("id: "));
@@ -123,6 +130,8 @@ async fn rotations_writes_and_lost_rights_are_told() {
     for events in [&mut events, &mut lost] {
         events.wait("event: end\ndata: {\"code\":\"forbidden\"}").await;
         assert!(!events.text.contains("canary"), "{}", events.text);
+        // What has arrived of the stream is what the document says.
+        check_events("/v1/watch", &events.plain());
     }
     let mut refused = Events::open(&service, "name=zq-orders", "").await;
     refused.wait("HTTP/1.1 403").await;

@@ -8,10 +8,12 @@ use super::{
     super::{
         authorize,
         batch::MOST_ITEMS,
+        check::RefusalBody,
         message::{self, BatchGet, CreateSecret, UpdateSecret},
         problem::{ProblemBody, ProblemCode},
+        watch::{End, EndData, Nothing, VersionData},
     },
-    reference,
+    programs, reference,
 };
 
 /// What names of any store are made of.
@@ -46,6 +48,10 @@ pub(super) fn parameters() -> Value {
             "explode": true,
             "schema": {"type": "array", "minItems": 1, "maxItems": 100, "items": text(NAME)},
         },
+        "webhook": of("path", "webhook", "The webhook's name in the configuration.", text(BACKEND)),
+        "path": of("path", "path", "The client's path, as it was sent: its `/` too.", json!({"type": "string"})),
+        "origin": of("header", "WebHook-Request-Origin", "Who asks.", json!({"type": "string"})),
+        "rate": of("header", "WebHook-Request-Rate", "How many notices a minute.", json!({"type": "string"})),
         "last_event_id": of("header", "Last-Event-ID", "The last event that was seen.", json!({"type": "string"})),
         "refresh": of("query", "refresh", "Asks the store, past the cache.", flag()),
         "force": of("query", "force", "Deletes for good.", flag()),
@@ -60,6 +66,8 @@ pub(super) fn parameters() -> Value {
 
 pub(super) fn headers() -> Value {
     let of = |description: &str, schema: Value| json!({"description": description, "required": true, "schema": schema});
+    let maybe =
+        |description: &str, schema: Value| json!({"description": description, "schema": schema});
     let text = || json!({"type": "string"});
     json!({
         "X-Request-Id": of("The caller's, if it is a sane one, or ours.", json!({"type": "string", "minLength": 1, "maxLength": 128})),
@@ -69,6 +77,13 @@ pub(super) fn headers() -> Value {
         "Cache-Status": of("How the value was had (RFC 9211).", json!({"type": "string", "pattern": "^vaultmux-mesh; (hit; ttl=-?[0-9]+(; detail=store-unavailable)?|fwd=(miss|request)(; collapsed)?)$"})),
         "Vary": of("The form depends on `Accept`.", json!({"type": "string", "const": "accept"})),
         "WWW-Authenticate": of("What is asked for (RFC 6750).", text()),
+        "Location": maybe("Where the secret is; not where the filter of a proxy answers.", json!({"type": "string", "pattern": "^/v1/secrets/"})),
+        "Allow": of("The methods that do something there.", text()),
+        "WebHook-Allowed-Origin": maybe("The origin that asked, if it may send.", text()),
+        "WebHook-Allowed-Rate": maybe("As many as it likes.", json!({"type": "string", "const": "*"})),
+        "X-Vaultmux-Principal": of("Who the client is, and how that was proven.", text()),
+        "X-Vaultmux-Decision-Id": of("Ties the decision to the audit stream.", json!({"type": "string", "minLength": 1})),
+        "X-Envoy-Auth-Headers-To-Remove": of("What the proxy takes out of the client's request.", text()),
         "Retry-After": of("Seconds to wait.", json!({"type": "integer", "minimum": 1})),
     })
 }
@@ -87,6 +102,30 @@ fn without_null(schema: &mut Value) {
             members.extend(only);
         }
     }
+}
+
+/// An event of a stream, as its fields are.
+fn event() -> Value {
+    let of = |(kind, data): (&str, &str)| {
+        let data = json!({
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": reference(data),
+        });
+        json!({"properties": {"event": {"type": "string", "const": kind}, "data": data}})
+    };
+    let kinds = [("version", "WatchedVersion"), ("resync", "WatchResync"), ("end", "WatchEnd")];
+    json!({
+        "type": "object",
+        "description": "A server-sent event. One without `data` tells only its `id`.",
+        "required": ["event", "data"],
+        "properties": {
+            "id": {"type": "string", "description": "For `Last-Event-ID`; says nothing else."},
+            "event": {"type": "string"},
+            "data": {"type": "string"},
+        },
+        "oneOf": kinds.map(of),
+    })
 }
 
 pub(super) fn schemas() -> Value {
@@ -121,10 +160,18 @@ pub(super) fn schemas() -> Value {
         authorize::Nearest<'_>,
         ProblemBody<'_>,
         ProblemCode,
+        VersionData<'_>,
+        Nothing,
+        EndData,
+        End,
+        RefusalBody,
     ];
     let mut schemas: Map<String, Value> = found.into_iter().collect();
+    programs::notice_schemas(&mut schemas);
+    schemas.insert("WatchEvent".to_owned(), event());
     // What is left out is not null, but in these.
-    let with_null = ["Health", "AuthorizeQuestion", "AuthorizeAnswer", "UseDestination"];
+    let with_null =
+        ["Health", "AuthorizeQuestion", "AuthorizeAnswer", "UseDestination", "WatchedVersion"];
     for (name, schema) in &mut schemas {
         if !with_null.contains(&name.as_str()) {
             let members = schema.get_mut("properties").and_then(Value::as_object_mut);

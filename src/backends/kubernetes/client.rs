@@ -15,8 +15,9 @@ use crate::{
 /// The longest answer, in bytes: a page full of the largest objects.
 const MAX_ANSWER: usize = 16 << 20;
 
-/// Objects without their values: what writes are to answer with.
-const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+/// Objects without their values: what writes and watches are to answer with.
+pub(super) const METADATA_ONLY: &str =
+    "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 /// The API server, and how long a method may take with all its calls.
 pub(super) struct Cluster {
@@ -121,7 +122,7 @@ fn request(
     }
 }
 
-fn unanswered(error: CallError) -> BackendError {
+pub(super) fn unanswered(error: CallError) -> BackendError {
     match error {
         CallError::Credentials(text) => BackendError::PermissionDenied(Some(failure::cause(text))),
         CallError::Unreachable(text) => BackendError::Unavailable(Some(failure::cause(text))),

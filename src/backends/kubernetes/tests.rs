@@ -3,11 +3,13 @@
 use std::sync::Mutex;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::backends::{
-    conformance,
+    Change, conformance,
     fake::{Call, Fake, Reply},
     faults::{self, CANARY, Fault, Method},
 };
@@ -537,4 +539,120 @@ async fn callers_are_kept_apart_by_the_path() {
     }
     let shown = format!("{:?}", within(&fake.url, "team-a", TIMEOUT));
     assert_eq!(shown, r#"KubernetesBackend { namespace: "team-a", .. }"#);
+}
+
+/// An event of a watch; its annotations hold a value.
+fn event(kind: &str, name: &str, version: &str) -> String {
+    let metadata = json!({
+        "name": name, "namespace": "shop", "resourceVersion": version,
+        "annotations": {"kubectl.kubernetes.io/last-applied-configuration": CANARY},
+    });
+    format!("{}\n", json!({"type": kind, "object": {"metadata": metadata}}))
+}
+
+fn refused_event(code: u16) -> String {
+    let status = json!({"kind": "Status", "code": code, "message": CANARY});
+    format!("{}\n", json!({"type": "ERROR", "object": status}))
+}
+
+async fn told(changes: &mut crate::backends::Changes) -> String {
+    let next = tokio::time::timeout(TIMEOUT, changes.next()).await.expect("in time");
+    match next.expect("it never ends") {
+        Ok(Change::Segment { namespace, segment }) => {
+            format!("{}:{segment}", namespace.as_deref().unwrap_or_default())
+        }
+        Ok(change) => format!("{change:?}"),
+        Err(error) => {
+            let shown = format!("{error} {:?}", std::error::Error::source(&error));
+            assert!(!shown.contains(CANARY), "{shown}");
+            format!("error: {}", error.kind())
+        }
+    }
+}
+
+/// Where each watch began, in order.
+fn began(fake: &Fake) -> Vec<String> {
+    let version = |line: &String| {
+        assert!(line.starts_with(&format!("GET {SECRETS}?watch=1&allowWatchBookmarks=true&")));
+        line.rsplit("resourceVersion=").next().expect("a version").to_owned()
+    };
+    lines(fake).iter().map(version).collect()
+}
+
+#[tokio::test]
+async fn changes_are_those_of_objects_and_each_watch_goes_on_where_the_last_one_was() {
+    let fake = Fake::start().await;
+    let ok = |lines: &[String]| Reply::json(200, lines.concat());
+    script(
+        &fake,
+        vec![
+            ok(&[
+                event("ADDED", "db", "5"),
+                event("DELETED", "db", "6"),
+                event("BOOKMARK", "", "9"),
+            ]),
+            // As where the network cuts it: the rest of a line never comes.
+            ok(&[event("MODIFIED", "tls", "11"), event("MODIFIED", "x", "12")[..30].to_owned()]),
+            ok(&[refused_event(410)]),
+            ok(&[event("MODIFIED", "new", "20"), refused_event(500)]),
+            ok(&["{\"type\":\"MODIFIED\",\"object\":{\"metadata\":[1]}}\n".to_owned()]),
+            ok(&[event("MODIFIED", "odd", "1/../2")]),
+            status(403, "Forbidden"),
+            status(410, "Expired"),
+            Reply::Hang,
+        ],
+    );
+    let backend = backend(&fake, TIMEOUT);
+    let mut changes = backend.watch().await.expect("no call yet").expect("it can");
+    assert_eq!(lines(&fake), Vec::<String>::new());
+    for (at, expected) in [
+        "Any",
+        ":db",
+        ":db",
+        "None",
+        ":tls",
+        "None",
+        "Any",
+        ":new",
+        "error: unavailable",
+        "Any",
+        "error: unavailable",
+        "Any",
+        ":odd",
+        "error: permission_denied",
+        "error: unavailable",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(told(&mut changes).await, expected, "{at}");
+    }
+    assert_eq!(began(&fake), ["0", "9", "11", "0", "0", "0", "0", "0"]);
+}
+
+#[tokio::test]
+async fn metadata_alone_is_asked_for_and_events_come_as_they_are_sent() {
+    let fake = Fake::start().await;
+    let (reply, sender) = Reply::open();
+    fake.always(reply);
+    let cluster = Cluster { api: ApiServer::at(&fake.url, TIMEOUT), timeout: TIMEOUT };
+    let all = OfCallers(Arc::new(cluster));
+    let mut changes = all.watch().expect("it can");
+    assert_eq!(told(&mut changes).await, "Any");
+    let text = event("ADDED", "db", "5");
+    let (start, end) = text.split_at(20);
+    sender.send(Bytes::copy_from_slice(start.as_bytes())).expect("read");
+    sender.send(Bytes::from(format!("{end}{text}"))).expect("read");
+    assert_eq!(told(&mut changes).await, "shop:db");
+    assert_eq!(told(&mut changes).await, "shop:db");
+    let calls = fake.calls();
+    assert_eq!(calls.len(), 1);
+    assert!(calls[0].target.starts_with("/api/v1/secrets?watch=1&"), "{}", calls[0].target);
+    let accept = calls[0].headers["accept"].to_str().expect("text");
+    assert!(accept.contains("as=PartialObjectMetadata"), "{accept}");
+    // Endless lines are given up.
+    for _ in 0..6 {
+        let _ = sender.send(Bytes::from(vec![b'x'; 1 << 20]));
+    }
+    assert_eq!(told(&mut changes).await, "error: invalid");
 }

@@ -227,6 +227,7 @@ fn words(can: &Capabilities) -> Vec<&'static str> {
         (can.empty_values, "empty_values"),
         (can.slashes, "slashes"),
         (can.recoverable, "recoverable"),
+        (can.watch, "watch"),
     ];
     words.into_iter().filter_map(|(has, word)| has.then_some(word)).collect()
 }

@@ -2,17 +2,19 @@
 
 use std::{
     path::{Path, PathBuf},
+    pin::Pin,
     sync::{Arc, Mutex},
 };
 
-use tokio::{net::UnixListener, runtime::Runtime};
+use futures_util::{Stream, StreamExt, stream};
+use tokio::{net::UnixListener, runtime::Runtime, sync::broadcast};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Server};
 
 use super::proto::{
     Capabilities, CreateRequest, CreateResponse, DeleteRequest, DeleteResponse, GetInfoRequest,
     GetInfoResponse, GetRequest, GetResponse, ListRequest, ListResponse, UpdateRequest,
-    UpdateResponse, Version, VersionsRequest, VersionsResponse,
+    UpdateResponse, Version, VersionsRequest, VersionsResponse, WatchRequest, WatchResponse,
     secret_store_server::{SecretStore, SecretStoreServer},
 };
 use crate::{
@@ -32,6 +34,8 @@ pub(super) enum Reply {
     List(ListResponse),
     Create(CreateResponse),
     Versions(VersionsResponse),
+    /// These, and then the end.
+    Watch(Vec<Result<WatchResponse, Status>>),
 }
 
 type Behaviour = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
@@ -41,6 +45,10 @@ struct Fake {
     secrets: Arc<MemoryBackend>,
     behaviour: Arc<Mutex<Behaviour>>,
     calls: Arc<Mutex<Vec<(&'static str, MetadataMap)>>>,
+    /// Names that were written.
+    written: broadcast::Sender<String>,
+    /// The positions that watches were to go on from.
+    positions: Arc<Mutex<Vec<String>>>,
 }
 
 /// A running plugin with a runtime of its own, so that it can die all at once.
@@ -59,6 +67,8 @@ impl FakePlugin {
             secrets: Arc::new(MemoryBackend::new([])),
             behaviour: Arc::new(Mutex::new(Arc::new(|_: &str| Reply::Honest))),
             calls: Arc::default(),
+            written: broadcast::channel(64).0,
+            positions: Arc::default(),
         };
         let mut plugin = Self { fake, runtime: None, socket: socket.to_owned() };
         plugin.restart();
@@ -86,6 +96,11 @@ impl FakePlugin {
     /// The names of the methods called since the last time.
     pub(super) fn methods(&self) -> Vec<&'static str> {
         self.calls().into_iter().map(|(method, _)| method).collect()
+    }
+
+    /// The positions that watches were to go on from.
+    pub(super) fn positions(&self) -> Vec<String> {
+        self.fake.positions.lock().expect("not poisoned").clone()
     }
 
     /// Ends it without a word; the socket stays behind.
@@ -141,6 +156,7 @@ pub(super) fn info() -> GetInfoResponse {
             slashes: true,
             recoverable: false,
             max_value_bytes: 1 << 20,
+            watch: true,
         }),
     }
 }
@@ -232,6 +248,7 @@ impl SecretStore for Fake {
         }
         let value = SecretValue::new(message.value);
         let version = self.secrets.create(&name(&message.name)?, &value).await.map_err(status)?;
+        let _ = self.written.send(message.name);
         Ok(Response::new(CreateResponse { version: version.to_string() }))
     }
 
@@ -242,6 +259,7 @@ impl SecretStore for Fake {
         let (message, _) = self.take("Update", request).await?;
         let value = SecretValue::new(message.value);
         let version = self.secrets.update(&name(&message.name)?, &value).await.map_err(status)?;
+        let _ = self.written.send(message.name);
         Ok(Response::new(UpdateResponse { version: version.to_string() }))
     }
 
@@ -251,6 +269,7 @@ impl SecretStore for Fake {
     ) -> Result<Response<DeleteResponse>, Status> {
         let (message, _) = self.take("Delete", request).await?;
         self.secrets.delete(&name(&message.name)?, message.force).await.map_err(status)?;
+        let _ = self.written.send(message.name);
         Ok(Response::new(DeleteResponse {}))
     }
 
@@ -270,5 +289,27 @@ impl SecretStore for Fake {
             enabled: entry.enabled,
         });
         Ok(Response::new(VersionsResponse { versions: versions.collect() }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let written = self.written.subscribe();
+        let (message, reply) = self.take("Watch", request).await?;
+        self.positions.lock().expect("not poisoned").push(message.position);
+        if let Reply::Watch(lies) = reply {
+            return Ok(Response::new(stream::iter(lies).boxed()));
+        }
+        // It remembers nothing, so it can go on from nowhere.
+        let first = WatchResponse { resync: true, ..WatchResponse::default() };
+        let rest = stream::unfold(written, |mut written| async {
+            let name = written.recv().await.ok()?;
+            let answer = WatchResponse { names: vec![name], ..WatchResponse::default() };
+            Some((Ok(answer), written))
+        });
+        Ok(Response::new(stream::iter([Ok(first)]).chain(rest).boxed()))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all};
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::{
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     backends::{
-        BackendError, SecretBackend,
+        BackendError, Change, SecretBackend,
         conformance::{self, Check, Checked, Profile, check},
     },
     secret::{NameEncoding, SecretValue},
@@ -64,6 +64,7 @@ pub async fn probe(settings: PluginSettings, timeout: Duration) -> Result<Report
     let probe = Probe { backend: &backend, session: &session };
     let lists = if can.list { Ok(()) } else { Err("the plugin does not list") };
     let writes = if can.writable { Ok(()) } else { Err("the plugin is read-only") };
+    let watches = if can.watch { Ok(()) } else { Err("the plugin does not watch") };
     let read_only = if can.writable { Err("the plugin is writable") } else { Ok(()) };
     let mut checks = vec![
         check("the health service says SERVING", Ok(()), probe.health()).await,
@@ -75,6 +76,7 @@ pub async fn probe(settings: PluginSettings, timeout: Duration) -> Result<Report
         check("an unknown page token is no failure", lists, probe.unknown_token()).await,
         check("writing to a read-only plugin is refused", read_only, probe.refuses()).await,
         check("refusals do not repeat the value", writes, probe.quotes()).await,
+        check("a watch begins at once and tells of writes", watches, probe.watch(timeout)).await,
     ];
     let profile = profile(&session);
     checks.extend(conformance::run(&backend, profile).await);
@@ -297,5 +299,35 @@ impl Probe<'_> {
         let said = [first.err(), again.err(), gone.err()];
         let quoted = said.iter().flatten().any(|status| status.message().contains(CANARY));
         if quoted { Err("an error's message holds the value".to_owned()) } else { Ok(()) }
+    }
+
+    async fn watch(&self, timeout: Duration) -> Checked {
+        let words = |error: BackendError| format!("{}: {error}", error.kind());
+        let mut changes = self.backend.open_watch().await.map_err(words)?;
+        if !self.session.capabilities.writable {
+            return Ok(());
+        }
+        let name = PluginBackend::GRAMMAR
+            .canonical("conformance-watched", NameEncoding::Plain)
+            .map_err(|error| error.to_string())?;
+        let value = SecretValue::new("x");
+        // Whether those work is for other checks.
+        let _ = self.backend.create(&name, &value).await;
+        let mut told = async |what: &str| {
+            let found = async {
+                while let Some(change) = changes.next().await {
+                    if change.map_err(words)? == Change::Secret(name.clone()) {
+                        return Ok(());
+                    }
+                }
+                Err(format!("it ended before it told of a {what}"))
+            };
+            let found = tokio::time::timeout(timeout, found).await;
+            found.unwrap_or_else(|_| Err(format!("it did not tell of a {what}")))
+        };
+        let created = told("create").await;
+        let _ = self.backend.delete(&name, true).await;
+        created?;
+        told("delete").await
     }
 }

@@ -55,6 +55,9 @@ pub struct Capabilities {
     /// The longest value in bytes; 0 if only the size of a message, 4 MiB, limits it.
     #[prost(uint64, tag = "9")]
     pub max_value_bytes: u64,
+    /// Watch.
+    #[prost(bool, tag = "10")]
+    pub watch: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
@@ -98,6 +101,29 @@ pub struct ListResponse {
     /// Where the next page starts; empty at the end. At most 4 KiB.
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRequest {
+    /// Only names that begin so are wanted. May be ignored.
+    #[prost(string, tag = "1")]
+    pub prefix: ::prost::alloc::string::String,
+    /// Of the last answer that was taken in, also from before a restart of the plugin; empty
+    /// the first time.
+    #[prost(string, tag = "2")]
+    pub position: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchResponse {
+    /// Secrets that may have another version than before, or none any more. At most 10,000.
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Changes since the position that was asked for may be missing: all that is cached of this
+    /// store is forgotten. Set it in the first answer unless the plugin can go on from there.
+    #[prost(bool, tag = "2")]
+    pub resync: bool,
+    /// Where a watch can go on after this answer; empty if it cannot. At most 4 KiB.
+    #[prost(string, tag = "3")]
+    pub position: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
@@ -403,6 +429,34 @@ pub mod secret_store_client {
                 .insert(GrpcMethod::new("vaultmux.plugin.v1.SecretStore", "Versions"));
             self.inner.unary(req, path, codec).await
         }
+        /// Tells which secrets change, as it happens. The first answer comes at once: from then on
+        /// no change goes untold. It stays open until either side ends it; it is asked for again
+        /// then. One is open at a time, after the first secret was read. Without it, or where it
+        /// ends with UNIMPLEMENTED, changes are seen when what is cached is over.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/vaultmux.plugin.v1.SecretStore/Watch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("vaultmux.plugin.v1.SecretStore", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -458,6 +512,20 @@ pub mod secret_store_server {
             tonic::Response<super::VersionsResponse>,
             tonic::Status,
         >;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Tells which secrets change, as it happens. The first answer comes at once: from then on
+        /// no change goes untold. It stays open until either side ends it; it is asked for again
+        /// then. One is open at a time, after the first secret was read. Without it, or where it
+        /// ends with UNIMPLEMENTED, changes are seen when what is cached is over.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
     }
     /// A store of secrets.
     #[derive(Debug)]
@@ -843,6 +911,52 @@ pub mod secret_store_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/vaultmux.plugin.v1.SecretStore/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: SecretStore>(pub Arc<T>);
+                    impl<
+                        T: SecretStore,
+                    > tonic::server::ServerStreamingService<super::WatchRequest>
+                    for WatchSvc<T> {
+                        type Response = super::WatchResponse;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SecretStore>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -2,6 +2,7 @@
 
 use std::{os::unix::fs::PermissionsExt, path::Path};
 
+use futures_util::StreamExt;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -14,11 +15,12 @@ use super::{
     fake::{FakePlugin, Reply, info},
     proto::{
         Capabilities, CreateResponse, GetInfoResponse, GetResponse, ListResponse, Version,
-        VersionsResponse,
+        VersionsResponse, WatchResponse,
     },
     *,
 };
 use crate::backends::{
+    Change,
     conformance::{self, Outcome, Profile},
     faults::{self, CANARY},
 };
@@ -589,4 +591,107 @@ fn messages_that_hold_values_have_no_debug() {
     <GetResponse as NoDebug<_>>::shows();
     <CreateRequest as NoDebug<_>>::shows();
     <UpdateRequest as NoDebug<_>>::shows();
+}
+
+fn told(names: &[&str], resync: bool, position: &str) -> Result<WatchResponse, tonic::Status> {
+    let names = names.iter().map(ToString::to_string).collect();
+    Ok(WatchResponse { names, resync, position: position.to_owned() })
+}
+
+/// What a stream tells until it ends.
+async fn rest(changes: &mut Changes) -> Vec<String> {
+    let mut seen = Vec::new();
+    while let Some(change) = changes.next().await {
+        seen.push(match change {
+            Ok(Change::Secret(name)) => name.to_string(),
+            Ok(other) => format!("{other:?}"),
+            Err(error) => format!("error: {}", error.kind()),
+        });
+    }
+    seen
+}
+
+#[tokio::test]
+async fn changes_are_told_from_the_first_answer_on() {
+    let (_directory, _plugin, backend) = start();
+    let mut changes = backend.watch().await.expect("watching").expect("it can");
+    let next = changes.next().await.expect("more").expect("no error");
+    assert_eq!(next, Change::Any, "nobody knows what was before");
+    for expected in ["a", "b/c"] {
+        backend.create(&name(expected), &SecretValue::new("x")).await.expect("made");
+        let next = changes.next().await.expect("more").expect("no error");
+        assert_eq!(next, Change::Secret(name(expected)));
+    }
+    backend.delete(&name("a"), true).await.expect("deleted");
+    let next = changes.next().await.expect("more").expect("no error");
+    assert_eq!(next, Change::Secret(name("a")));
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_where_the_last_one_ended() {
+    let directory = directory();
+    let plugin = FakePlugin::start(&directory.path().join("fake.sock"));
+    let settings = PluginSettings { prefix: "pay/".to_owned(), ..settings(&plugin.socket) };
+    let backend = PluginBackend::new(settings, PATIENCE);
+    let script = |answers: fn() -> Vec<Result<WatchResponse, tonic::Status>>| {
+        plugin.on(move |method| match method {
+            "Watch" => Reply::Watch(answers()),
+            _ => Reply::Honest,
+        });
+    };
+    let watch = async || {
+        let mut changes = backend.watch().await.expect("watching").expect("it can");
+        rest(&mut changes).await
+    };
+    script(|| {
+        vec![
+            told(&[], false, "1"),
+            // Some are not ours, and some can be nobody's.
+            told(&["pay/a", "other/b", "pay/../c", "pay/é", "pay/d/e"], false, "2"),
+        ]
+    });
+    assert_eq!(watch().await, ["Any", "a", "d/e"], "the first time it knows nothing");
+    script(|| vec![told(&["pay/f"], false, "3"), Err(tonic::Status::unavailable("canary"))]);
+    assert_eq!(watch().await, ["f", "error: unavailable"]);
+    script(|| vec![told(&[], true, "")]);
+    assert_eq!(watch().await, ["Any"], "it cannot go on from there");
+    script(|| vec![told(&[], false, "4")]);
+    assert_eq!(watch().await, ["Any"], "it never says where it is");
+    assert_eq!(plugin.positions(), ["", "2", "3", ""]);
+}
+
+#[tokio::test]
+async fn nonsense_ends_a_watch_and_one_without_the_capability_is_not_asked() {
+    let (_directory, plugin, _) = start();
+    let backend = hasty(&plugin.socket);
+    let long = "x".repeat(5000);
+    let many = vec!["a"; 10_001];
+    for (answers, expected) in [
+        (vec![], "invalid"),
+        (vec![told(&[], false, &long)], "invalid"),
+        (vec![told(&many, false, "")], "invalid"),
+        (vec![Err(tonic::Status::unimplemented(CANARY))], "invalid"),
+        (vec![Err(tonic::Status::permission_denied(CANARY))], "permission_denied"),
+    ] {
+        plugin.on(move |method| match method {
+            "Watch" => Reply::Watch(answers.clone()),
+            _ => Reply::Honest,
+        });
+        let refused = backend.watch().await.err().expect("an error");
+        assert_eq!(refused.kind(), expected);
+        assert!(!refused.to_string().contains(CANARY), "{refused}");
+    }
+    plugin.on(|method| match method {
+        "Watch" => Reply::Hang,
+        _ => Reply::Honest,
+    });
+    assert_eq!(backend.watch().await.err().expect("an error").kind(), "timed_out");
+    plugin.on(|_| {
+        let capabilities = Capabilities { list: true, ..Capabilities::default() };
+        Reply::Info(GetInfoResponse { capabilities: Some(capabilities), ..info() })
+    });
+    let backend = hasty(&plugin.socket);
+    plugin.calls();
+    assert_eq!(backend.watch().await.err().expect("an error").kind(), "invalid");
+    assert_eq!(plugin.methods(), ["GetInfo"]);
 }
