@@ -89,7 +89,7 @@ async fn measure(extent: &Extent, bare: &Threads, service: &Threads) {
         ],
     )
     .await;
-    let size = PIECES * PIECE >> 20;
+    let size = (PIECES * PIECE) >> 20;
     compare(
         &format!("A body of {size} MiB in {PIECES} pieces, in which references are looked for"),
         extent,
