@@ -220,6 +220,17 @@ impl Pattern {
         }
     }
 
+    /// As a Deny has it.
+    pub(super) fn unguarded(self) -> Self {
+        let Self { shape, backends } = self;
+        let shape = match shape {
+            Shape::Any => Shape::Any,
+            Shape::Exact(template) => Shape::Exact(template.unguarded()),
+            Shape::Prefix(template) => Shape::Prefix(template.unguarded()),
+        };
+        Self { shape, backends }
+    }
+
     /// Whether only some principals can reach any name by this pattern.
     pub(super) fn is_guarded(&self) -> bool {
         match &self.shape {

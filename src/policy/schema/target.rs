@@ -71,6 +71,9 @@ fn secrets(
     let prefixes = fields.templates("prefixes", report);
     let make = (Template::prefix as fn(&str) -> _, Shape::Prefix as fn(_) -> _, "x");
     patterns.extend(spell(&prefixes, make, &backends, declared, report));
+    if allow == Some(false) {
+        patterns = patterns.into_iter().map(Pattern::unguarded).collect();
+    }
     if fields.get("names").is_none() && fields.get("prefixes").is_none() {
         report.add(at, "needs names or prefixes; for every name, names: [\"*\"]");
     }

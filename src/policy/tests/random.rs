@@ -30,6 +30,7 @@ const NAMES: &[&str] = &[
     "k/{namespace}",
     "{namespace}/{serviceAccount}",
     "{namespace}--k",
+    "{namespace}--k--{serviceAccount}",
     "K-{serviceAccount}--k",
 ];
 const NAME_PREFIXES: &[&str] = &[
@@ -40,7 +41,9 @@ const NAME_PREFIXES: &[&str] = &[
     "a/k/",
     "{namespace}/",
     "{namespace}--",
+    "{namespace}--k-",
     "{namespace}.",
+    "{serviceAccount}--",
     "k/{namespace}/",
     "{namespace}/{serviceAccount}/",
     "{namespace}--{serviceAccount}--",
