@@ -194,7 +194,7 @@ struct Destination {
     /// `https` or `http`, as the client asked: not how the cluster is reached. `*` only in a
     /// Deny.
     schemes: Option<Starred<Scheme>>,
-    /// Methods, as they are sent. `*` only in a Deny.
+    /// Methods, as they are sent; the standard ones in upper case. `*` only in a Deny.
     methods: Option<Starred<Method>>,
     /// Paths without query. With a `/` at its end one is a prefix, without it is exact. `*` only
     /// in a Deny.
@@ -207,7 +207,7 @@ struct Destination {
 struct Http {
     /// Hosts of the request, without port, or `*` for any.
     hosts: Option<Starred<Host>>,
-    /// Methods, as they are sent, or `*` for any.
+    /// Methods, as they are sent, the standard ones in upper case, or `*` for any.
     methods: Option<Starred<Method>>,
     /// Paths without query, or `*` for any. With a `/` at its end one is a prefix, without it
     /// is exact.
@@ -219,7 +219,7 @@ struct Http {
 /// A character of a path that is no dot and no slash, or an encoded one that may be.
 macro_rules! path {
     ("c") => {
-        "([!\"$&'()*+,:<=>@\\[\\]^_`{|}~0-9A-Za-z-]|%(2[01246789A-Ca-c]|3[AaCcDdEe]|40|\
+        "([!\"$&'()+,:<=>@\\[\\]^_`{|}~0-9A-Za-z-]|%(2[01246789A-Ca-c]|3[AaCcDdEe]|40|\
          5[BbDdEe]|60|7[B-Db-d]|[89A-Fa-f][0-9A-Fa-f]))"
     };
 }
@@ -257,9 +257,15 @@ texts! {
     Port = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]";
     /// `https` or `http`.
     Scheme = "https?";
-    /// A method.
-    Method = "[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}";
-    /// A path without query, empty or dot segments, and encodings of what needs none.
+    /// A method; the standard ones in upper case.
+    Method = concat!(
+        "GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|(?!(",
+        "[Gg][Ee][Tt]|[Hh][Ee][Aa][Dd]|[Pp][Oo][Ss][Tt]|",
+        "[Pp][Uu][Tt]|[Dd][Ee][Ll][Ee][Tt][Ee]|[Cc][Oo][Nn][Nn][Ee][Cc][Tt]|",
+        "[Oo][Pp][Tt][Ii][Oo][Nn][Ss]|[Tt][Rr][Aa][Cc][Ee]|[Pp][Aa][Tt][Cc][Hh]",
+        ")$)[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}",
+    );
+    /// A path without query, empty or dot segments, `*`, and encodings of what needs none.
     Path = concat!(
         "(/(", path!("c"), "|\\.", path!("c"), "|\\.\\.(\\.|", path!("c"), "))",
         "(\\.|", path!("c"), ")*)+/?",

@@ -181,7 +181,7 @@ fn secrets(allow: bool) -> impl Strategy<Value = Value> {
 fn http() -> impl Strategy<Value = Value> {
     let fields = (
         starred(0.4, HOSTS),
-        starred(0.4, &["GET", "get"]),
+        starred(0.4, &["GET", "gets"]),
         starred(0.5, PATHS),
         maybe(0.4, ACCOUNTS),
     );
@@ -262,7 +262,7 @@ pub(in crate::policy) fn request(catalog: &Catalog) -> impl Strategy<Value = Req
     );
     let verb = select(&Verb::ALL[..]);
     let to = || option::of(select(ACCOUNTS));
-    let http = (select(&["GET", "get"][..]), select(HOSTS), select(PATHS), to());
+    let http = (select(&["GET", "get", "gets"][..]), select(HOSTS), select(PATHS), to());
     prop_oneof![
         4 => secret,
         1 => verb.prop_map(Request::Collection),
