@@ -166,7 +166,8 @@ struct Secrets {
     /// `testing`. May hold `{namespace}` and `{serviceAccount}`, as in `{namespace}/`.
     prefixes: Option<List<Prefix>>,
     /// Fields of values that are JSON documents: a key, or a JSON pointer that begins with `/`.
-    /// With it, only these can be read. Whole values and every field by default.
+    /// With it, only these can be read. Whole values and every field by default. In an Allow
+    /// it goes with `get` and `use`.
     fields: Option<List<Field>>,
     /// What may be done. `use` puts the value into requests without showing it to the caller;
     /// it needs `destinations` and an entry of its own.
@@ -350,8 +351,10 @@ fn by_effect() -> Value {
             "paths": no_star,
         },
     });
+    let field_verbs = json!({"contains": {"enum": ["get", "use", "*"]}});
     let secrets = json!({
         "properties": {"destinations": {"items": destination}},
+        "dependencies": {"fields": {"properties": {"verbs": field_verbs}}},
         "if": {"properties": {"verbs": holds("use")}, "required": ["verbs"]},
         "then": {"required": ["destinations"]},
     });

@@ -234,6 +234,17 @@ fn what_nobody_or_nothing_can_be_is_found() {
         let line = format!("Allow | {from} | secrets: {{{to}, verbs: [get]}}");
         assert_eq!(found(&[&line]).join(", "), expected, "{from} {to}");
     }
+    // Whoever is denied the whole secret is denied it in part, too.
+    for (effect, to, expected) in [
+        ("Allow", "fields: [f], verbs: [get, delete]", "p0 unused_verb"),
+        ("Allow", "fields: [f], verbs: ['*']", "p0 unused_verb"),
+        ("Allow", "fields: [f], verbs: [get]", ""),
+        ("Allow", "verbs: [get, delete]", ""),
+        ("Deny", "fields: [f], verbs: [delete]", ""),
+    ] {
+        let line = format!("{effect} | namespaces: [n] | secrets: {{names: [k], {to}}}");
+        assert_eq!(found(&[&line]).join(", "), expected, "{effect} {to}");
+    }
 }
 
 #[test]
@@ -256,6 +267,8 @@ fn grants_that_are_too_wide_are_found() {
         ("namespaces: [n]", "names: ['*'], verbs: [get]", ""),
         ("namespaces: ['*']", "prefixes: [shared/], verbs: [get, update]", "p0 broad_prefix"),
         ("namespaces: ['*']", "prefixes: [shared/], verbs: [get]", ""),
+        // What is about fields changes nothing.
+        ("namespaces: ['*']", "names: ['*'], fields: [f], verbs: [get]", ""),
         ("namespaces: ['*']", "prefixes: ['{namespace}/'], verbs: ['*']", ""),
         ("namespaces: ['*']", "prefixes: ['{serviceAccount}/'], verbs: [get]", "p0 shared_by_name"),
         ("namespaces: [n]", "prefixes: ['{serviceAccount}/'], verbs: [get]", ""),

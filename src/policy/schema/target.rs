@@ -82,6 +82,13 @@ fn secrets(
         report.add(at, "needs names or prefixes; for every name, names: [\"*\"]");
     }
     let verbs = verbs(&fields, report);
+    if let Some(at) = fields.get("fields")
+        && allow == Some(true)
+        && verbs != Verbs::default()
+        && !verbs.iter().any(Verb::takes_part)
+    {
+        report.add(&at, "can never match: a field goes with get and use, and verbs has neither");
+    }
     let field_texts = fields.texts("fields", report);
     Some(SecretRule {
         backends: declared.then(|| backends.iter().map(|(name, _)| (*name).clone()).collect()),

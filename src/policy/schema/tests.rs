@@ -171,6 +171,11 @@ fn to_entries_that_mean_nothing_or_two_things_are_refused() {
         ("secrets: {names: [a], verbs: ['*', use]}".into(), ".secrets.verbs[0]", "stand alone"),
         (format!("secrets: {{names: [a], fields: [], {get}}}"), ".secrets.fields", "empty list"),
         (format!("secrets: {{names: [a], fields: ['{{x}}'], {get}}}"), ".secrets.fields[0]", "{x}"),
+        (
+            "secrets: {names: [a], fields: [x], verbs: [list, delete]}".into(),
+            ".secrets.fields",
+            "can never match: a field goes with get and use, and verbs has neither",
+        ),
         (format!("secrets: {{names: [a], field: [x], {get}}}"), ".secrets.field", "unknown"),
         (
             format!("secrets: {{names: [a], {get}, destinations: [{{clusters: [c]}}]}}"),

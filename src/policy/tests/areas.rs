@@ -342,6 +342,29 @@ fn differences_are_found_where_only_few_callers_have_them() {
 }
 
 #[test]
+fn verbs_that_never_go_with_fields_are_not_listed() {
+    let some = "Allow | namespaces: [a] | secrets: {names: [k], fields: [f], verbs: ['*']}";
+    let reach = compiled(&[some]).reach(&who("a/x"), &catalog()).expect("few");
+    let verb = |one: &crate::policy::Reachable| match &one.piece {
+        Piece::Secret { backend, verb, .. } => format!("{verb} {backend}"),
+        other => format!("{other:?}"),
+    };
+    assert_eq!(reach.iter().map(verb).collect::<Vec<_>>(), ["get aws", "get azure"]);
+    let get = "Allow | namespaces: [a] | secrets: {names: [k], fields: [f], verbs: [get]}";
+    assert_eq!(changes(&[some], &[get]), [""; 0]);
+    // An example can be asked as it is.
+    let all = "Allow | namespaces: [a] | secrets: {names: [k], verbs: [delete]}";
+    let deny = "Deny | namespaces: [a] | secrets: {names: [k], fields: [f], verbs: [delete]}";
+    let found = diff(&compiled(&[all]), &compiled(&[all, deny]), &catalog(), &domains(), |_, _| {});
+    let found = found.expect("few policies");
+    assert!(!found.is_empty());
+    for Change { witness: (_, ask), .. } in &found {
+        let Ask::Secret(Verb::Delete, secret, _) = ask else { panic!("{ask}") };
+        assert_eq!(secret.field, None);
+    }
+}
+
+#[test]
 fn what_is_wholly_denied_is_not_listed() {
     let names = |lines: &[&str]| -> Vec<_> {
         let reach = compiled(lines).reach(&who("a/x"), &catalog()).expect("few");

@@ -255,6 +255,8 @@ pub(in crate::policy) fn request(catalog: &Catalog) -> impl Strategy<Value = Req
         move |(verb, backend, name, field, (proxy, asked))| {
             let ((cluster, route, sni, port), (host, scheme, method, path)) = (proxy, asked);
             let mut secret = catalog.locate(&name, NameEncoding::Plain, Some(backend)).ok()?;
+            // The service refuses the others with a field.
+            let field = field.filter(|_| verb.takes_part());
             secret.field = field.map(|field| SecretField::parse(field).expect("valid"));
             let destination = [cluster, route, sni, host, port, scheme, method, path];
             Some(Request::Secret { verb, secret, destination })

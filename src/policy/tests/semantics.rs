@@ -386,7 +386,7 @@ fn collections_need_some_name_and_are_filtered_by_name() {
         "Deny | namespaces: [b] | secrets: {names: ['*'], verbs: [list]}",
         "Deny | namespaces: [c] | secrets: {backends: [aws], names: ['*'], verbs: [list]}",
         "Deny | namespaces: [a] | secrets: {names: [a--d], verbs: ['*']}",
-        "Allow | namespaces: [f] | secrets: {names: ['*'], fields: [x], verbs: [list]}",
+        "Allow | namespaces: [f] | secrets: {names: ['*'], fields: [x], verbs: [get, list]}",
         "Allow | namespaces: [g, h, i] | secrets: {names: [k], fields: [x], verbs: [get]}",
         "Deny | namespaces: [h] | secrets: {names: ['*'], fields: [y], verbs: [get]}",
         "Deny | namespaces: [i] | secrets: {names: ['*'], verbs: [get]}",
