@@ -41,7 +41,7 @@ pub use explain::{Explanation, NearMiss, Place};
 pub use holders::{Deed, Denied, Holder};
 pub use loader::{Loader, load};
 pub use problem::{LoadFailure, PolicyProblem, Subjects, Unquoted};
-pub use question::Question;
+pub use question::{Question, Unasked};
 pub use reach::{Exception, Needs, Reachable};
 pub use region::{Ask, Piece, RuleRef, Span, TooMuch, Toward, Whom};
 pub use request::{
