@@ -153,6 +153,46 @@ fn junit_has_a_suite_a_table_and_a_case_a_case() {
 }
 
 #[test]
+fn junit_fails_for_rules_that_must_be_covered() {
+    let directory = sample();
+    let arguments = ["policy", "test", TABLES[1], "--junit", "report.xml"];
+    let read = || {
+        let xml = fs::read_to_string(directory.path().join("report.xml")).expect("written");
+        quick_junit::Report::deserialize_from_str(&xml).expect("JUnit XML")
+    };
+    assert_eq!(run(directory.path(), &arguments).status.code(), Some(0));
+    assert_eq!((read().tests, read().failures), (5, 0));
+    let output = run(directory.path(), &[&arguments[..], &["--fail-uncovered"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let report = read();
+    assert_eq!((report.tests, report.failures), (9, 4));
+    let suite = report.test_suites.last().expect("suites");
+    assert_eq!((suite.name.as_str(), suite.failures), ("coverage of vaultmux.yaml", 4));
+    let names: Vec<_> = suite.test_cases.iter().map(|case| case.name.as_str()).collect();
+    assert!(names.contains(&"charge-cards, spec.to[0]"), "{names:?}");
+}
+
+#[test]
+fn a_report_of_an_earlier_run_does_not_stay() {
+    let directory = sample();
+    let report = directory.path().join("report.xml");
+    for table in ["none.yaml", "large.yaml", "latin.yaml"] {
+        fs::write(&report, "<testsuites/>").expect("write");
+        let large = fs::File::create(directory.path().join("large.yaml")).expect("a file");
+        large.set_len(64 << 20).expect("room");
+        fs::write(directory.path().join("latin.yaml"), b"# caf\xe9\n").expect("write");
+        let output =
+            run(directory.path(), &["policy", "test", TABLES[0], table, "--junit", "report.xml"]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.starts_with(&format!("error: {table}: cannot be read: ")), "{said}");
+        assert!(!report.exists(), "{table}");
+        let too_large = said.contains("is larger than 8 MiB");
+        assert_eq!(too_large, table == "large.yaml", "{said}");
+    }
+}
+
+#[test]
 fn a_path_of_more_than_one_reading_is_a_question_with_an_answer() {
     let directory = sample();
     let url = "\"http://orders.shop/orders/1\"";
