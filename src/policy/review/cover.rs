@@ -31,7 +31,8 @@ impl Comparison {
         self.left == 0
     }
 
-    fn spend(&mut self, steps: usize) -> bool {
+    /// Counts some work; whether there is any left for it.
+    pub(super) fn spend(&mut self, steps: usize) -> bool {
         self.left = self.left.saturating_sub(1 + steps as u64);
         self.left > 0
     }
