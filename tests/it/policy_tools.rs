@@ -334,8 +334,10 @@ fn can_i_supposes_the_proofs_that_it_is_told() {
     assert_eq!(plain.0, Some(1), "{plain:?}");
     assert!(
         plain.1.ends_with(
-            "nearest rule that would allow: own-area, spec.to[0] (policies/secrets.yaml:9)\n  \
-         but name keys/team-a/rotator/tls matches none of prefixes {namespace}/\n"
+            "nearest rule that would allow: rotate-own-keys, spec.to[0] (policies/secrets.yaml:18)\n  \
+         but the identity is not proven by token\n  \
+         but the identity is not proven by a token that is bound to a pod\n\
+         supposed: an identity proven by mtls; --proofs and --bound-to-pod suppose others\n"
         ),
         "{plain:?}"
     );
