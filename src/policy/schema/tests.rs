@@ -323,6 +323,16 @@ fn a_broken_deny_names_its_subjects_and_a_broken_allow_does_not() {
     assert_eq!(subjects(&deny.replace("Deny", "deny")), [false]);
     assert_eq!(subjects(&deny.replace("effect:", "efect:")), [false]);
     assert_eq!(subjects(&deny.replace("effect: Deny", "effect: Allow\n  effect: Deny")), [false]);
+    for effect in ["[Deny]", "Denied", "denies", "' DENY '", "{Deny: yes}"] {
+        assert_eq!(subjects(&deny.replace("effect: Deny", &format!("effect: {effect}"))), [false]);
+    }
+    assert_eq!(subjects(&deny.replace("effect: Deny", "Deny: true")), [false]);
+    // Its subjects cannot be told then.
+    assert_eq!(subjects(&deny.replace("spec:", "Spec:")), [true]);
+    assert_eq!(subjects(&deny.replace("spec:", "SPEC:").replace("Deny", "deny")), [true]);
+    let allow =
+        policy("Allow", "namespaces: [denied]", broken).replace("{name: p}", "{name: deny}");
+    assert_eq!(subjects(&allow), [false; 0]);
     assert_eq!(subjects(&policy("Deny", "namespaces: [A]", broken)), [true]);
     assert_eq!(subjects(&policy("Deny", "namespaces: [a], boundTo: pod", broken)), [true]);
     assert_eq!(subjects(&deny.replace("effect: Deny", "effect: Deny\n  mode: Audit")), [false; 0]);
