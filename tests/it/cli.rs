@@ -146,7 +146,24 @@ fn check_tells_good_from_bad() {
     let json = run(directory.path(), &["check", "--config", "vaultmux.yaml", "--output", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
     assert_eq!(json["valid"], false);
-    assert_eq!(json["errors"].as_array().expect("a list").len(), 2);
+    let errors = json["errors"].as_array().expect("a list");
+    assert_eq!(errors.len(), 2);
+    assert_eq!(errors[0]["file"], "policies.yaml");
+    assert_eq!(errors[0]["policy"], "own-namespace");
+    assert_eq!(errors[0]["key"], "spec.to[0].secrets.prefixes[0]");
+    assert_eq!(errors[0]["line"], 9);
+    assert!(errors[0]["message"].as_str().is_some_and(|text| text.contains("must end in")));
+    let broken = CONFIG.replace("policies:", "policy:");
+    std::fs::write(directory.path().join("broken.yaml"), broken).expect("a file");
+    let json = run(directory.path(), &["check", "--config", "broken.yaml", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    let error = &json["errors"][0];
+    assert_eq!((&error["file"], &error["policy"]), (&"broken.yaml".into(), &Value::Null));
+    assert!(error["line"].is_u64(), "{error}");
+    assert!(
+        error["message"].as_str().is_some_and(|text| text.contains("unknown field")),
+        "{error}"
+    );
     let missing = run(directory.path(), &["check", "--config", "none.yaml"]);
     assert_eq!(missing.status.code(), Some(2));
 }
