@@ -80,7 +80,8 @@ impl ExtAuthz {
         deadline: Instant,
     ) -> Result<CheckResponse, IdentityUnavailable> {
         let snapshot = self.current.load_full();
-        let mut check = Check::from_request(request, peer, snapshot.forwarded.as_ref());
+        let (forwarded, domains) = (snapshot.forwarded.as_ref(), &snapshot.trust_domains);
+        let mut check = Check::from_request(request, peer, forwarded, domains);
         let values = attributes::values(request, AUTHORIZATION);
         let has_token = snapshot.add_token(&mut check.evidence, values, deadline).await?;
         match check.fallback.filter(|_| check.evidence.is_empty()) {

@@ -39,9 +39,9 @@ pub use diff::{Change, diff};
 pub use document::json_schema;
 pub use explain::{Explanation, NearMiss, Place};
 pub use holders::{Deed, Denied, Holder};
-pub use loader::{Loader, load};
+pub use loader::{Loader, load, load_suites};
 pub use problem::{LoadFailure, PolicyProblem, Subjects, Unquoted};
-pub use question::Question;
+pub use question::{Question, Unasked};
 pub use reach::{Exception, Needs, Reachable};
 pub use region::{Ask, Piece, RuleRef, Span, TooMuch, Toward, Whom};
 pub use request::{

@@ -20,8 +20,8 @@ use crate::{
     identity::{IdentityError, Principal, ProofKind, ServiceAccount},
     operation::split_query,
     policy::{
-        Denial, Destination, Explanation, HttpRequest, InvalidRequest, NearMiss, Question, Verb,
-        canonical_host, canonical_path, split_url,
+        Denial, Destination, Explanation, HttpRequest, InvalidRequest, NearMiss, Question, Unasked,
+        Verb, canonical_host, canonical_path, split_url,
     },
     secret::{NameEncoding, SecretField, SecretRef, SecretVersion},
     snapshot::Snapshot,
@@ -239,19 +239,14 @@ impl Body {
     fn about_secret(&self, snapshot: &Snapshot) -> Result<Question<'_>, Problem> {
         let verb = self.verb.ok_or_else(|| Problem::body("verb is required"))?;
         let secret = self.located(snapshot)?;
-        let selects = secret.field.is_some() || secret.version != SecretVersion::Latest;
-        if selects && !matches!(verb, Verb::Get | Verb::Use) {
-            return Err(Problem::body("version and field go with get and use"));
-        }
-        let destination = match (&self.destination, verb) {
-            (None, _) => Destination::default(),
-            (Some(BodyDestination::Toward(Object(toward))), Verb::Use) => {
-                toward.as_destination()?
-            }
-            (Some(_), Verb::Use) => {
+        Unasked::check(verb, &secret, self.destination.is_some())
+            .map_err(|unasked| Problem::body(unasked.to_string()))?;
+        let destination = match &self.destination {
+            None => Destination::default(),
+            Some(BodyDestination::Toward(Object(toward))) => toward.as_destination()?,
+            Some(BodyDestination::Workload(_)) => {
                 return Err(Problem::body("the destination of use is an object"));
             }
-            (Some(_), _) => return Err(Problem::body("only use has a destination")),
         };
         Ok(Question::Secret { verb, secret: Cow::Owned(secret), destination, by: None })
     }

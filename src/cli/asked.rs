@@ -9,7 +9,8 @@ use crate::{
     identity::ServiceAccount,
     operation::split_query,
     policy::{
-        Destination, HttpRequest, Verb, canonical_host, canonical_path, canonical_port, split_url,
+        Destination, HttpRequest, InvalidRequest, Unasked, Verb, canonical_host, canonical_path,
+        canonical_port, split_url,
     },
     secret::{NameEncoding, SecretRef},
 };
@@ -51,6 +52,8 @@ pub(super) struct Around {
 pub(super) enum Asked<'a> {
     Secret(Verb, SecretRef, Destination<'a>),
     Http(HttpRequest<'a>),
+    /// A request that has more than one reading: no rule is asked.
+    Ambiguous,
 }
 
 // === impl Around ===
@@ -89,6 +92,10 @@ impl Around {
             true => config.catalog.parse_reference(target)?,
             false => config.catalog.locate(target, NameEncoding::Plain, None)?,
         };
+        Unasked::check(verb, &secret, self.toward().is_some())?;
+        if self.destination.is_some() {
+            bail!("--destination goes with a URL; where a secret is used, say --cluster and so on");
+        }
         let destination = Destination {
             host: self.host.as_deref(),
             cluster: self.cluster.as_deref(),
@@ -108,14 +115,34 @@ impl Around {
         host: &'a str,
         path: &'a str,
     ) -> anyhow::Result<Asked<'a>> {
-        let destination = match &self.destination {
-            None => None,
-            Some(text) => Some(ServiceAccount::parse(text).context("--destination")?),
-        };
+        if let Some(flag) = self.toward() {
+            bail!("the destination of a request is --destination NS/SA; {flag} goes with use");
+        }
+        let destination = self.destination.as_deref().map(workload).transpose()?;
         if Verb::parse(method).is_some() {
             bail!("a URL needs a method such as GET instead of the verb {method:?}");
         }
-        Ok(Asked::Http(HttpRequest::new(method, host, path, destination)?))
+        match HttpRequest::new(method, host, path, destination) {
+            Ok(request) => Ok(Asked::Http(request)),
+            Err(InvalidRequest::Path) => Ok(Asked::Ambiguous),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The first flag that says where a secret is to be used.
+    fn toward(&self) -> Option<&'static str> {
+        let Self { cluster, route, sni, port, scheme, method, path, host, destination: _ } = self;
+        let flags = [
+            ("--cluster", cluster),
+            ("--route", route),
+            ("--sni", sni),
+            ("--port", port),
+            ("--scheme", scheme),
+            ("--method", method),
+            ("--path", path),
+            ("--host", host),
+        ];
+        flags.into_iter().find(|(_, value)| value.is_some()).map(|(flag, _)| flag)
     }
 
     /// Brings host and path into their one form; before they are read.
@@ -127,4 +154,11 @@ impl Around {
         self.port.as_deref().map(canonical_port).transpose().context("--port")?;
         Ok(self)
     }
+}
+
+fn workload(text: &str) -> anyhow::Result<ServiceAccount> {
+    let account = ServiceAccount::parse(text).ok();
+    account.with_context(|| {
+        format!("--destination: {text:?} is not a service account, written namespace/name")
+    })
 }

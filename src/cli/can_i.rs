@@ -67,6 +67,7 @@ impl CanI {
         let explanation = match around.read(&config, &verb, &target)? {
             Asked::Secret(verb, secret, to) => set.explain_secret(&principal, verb, &secret, &to),
             Asked::Http(request) => set.explain_http(&principal, &request),
+            Asked::Ambiguous => set.refuse(),
         };
         Ok(report(output, &set, &principal, &explanation))
     }

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{Answer, Output, print};
 use crate::{
     app::{grant_keys, load_policies, webhooks},
-    config::{Config, Environment},
+    config::{Config, ConfigError, Environment},
     identity::ProofKind,
-    policy::{Finding, PolicySet, Surroundings, unread_files},
+    policy::{Finding, LoadFailure, PolicyProblem, PolicySet, Surroundings, unread_files},
 };
 
 #[derive(Debug, Args)]
@@ -28,7 +28,7 @@ pub(super) struct Check {
 
 #[derive(Default)]
 struct Findings {
-    errors: Vec<String>,
+    errors: Vec<Mistake>,
     /// Of the configuration, then those of the policies as text.
     warnings: Vec<String>,
     /// Of the policies.
@@ -36,6 +36,14 @@ struct Findings {
     /// Backends that are sockets in the directory of plugins.
     plugins: Vec<String>,
     summary: Option<String>,
+}
+
+/// What `serve` would not start with.
+enum Mistake {
+    Config(ConfigError),
+    Policies(LoadFailure),
+    /// Something that the configuration names.
+    Named(String),
 }
 
 // === impl Check ===
@@ -50,7 +58,7 @@ impl Check {
             Output::Json => {
                 let findings = json!({
                     "valid": errors.is_empty(),
-                    "errors": errors,
+                    "errors": errors.iter().flat_map(Mistake::to_json).collect::<Vec<_>>(),
                     "warnings": warnings,
                     "findings": policies.iter().map(to_json).collect::<Vec<_>>(),
                     "plugins": plugins,
@@ -58,7 +66,8 @@ impl Check {
                 print(&findings.to_string());
             }
             Output::Text => {
-                errors.iter().for_each(|error| print(&format!("error: {error}")));
+                let lines = errors.iter().flat_map(Mistake::in_words);
+                lines.for_each(|line| print(&format!("error: {line}")));
                 warnings.iter().for_each(|warning| print(&format!("warning: {warning}")));
                 plugins.iter().for_each(|name| print(&format!("plugin found: {name}")));
                 summary.iter().for_each(|summary| print(summary));
@@ -73,7 +82,7 @@ impl Check {
         let config = match Config::load(&self.config, &environment) {
             Ok(config) => config,
             Err(error) => {
-                return Findings { errors: vec![error.to_string()], ..Findings::default() };
+                return Findings { errors: vec![Mistake::Config(error)], ..Findings::default() };
             }
         };
         let mut errors = Vec::new();
@@ -81,24 +90,24 @@ impl Check {
         let listeners = [&config.listeners.grpc, &config.listeners.rest];
         for tls in listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
             if let Err(error) = crate::net::check_tls(tls) {
-                errors.push(format!("{:#}", anyhow::Error::from(error)));
+                errors.push(Mistake::Named(format!("{:#}", anyhow::Error::from(error))));
             }
         }
         if let Err(error) = grant_keys(&config.identity) {
-            errors.push(error.to_string());
+            errors.push(Mistake::Named(error.to_string()));
         }
         if let Err(error) = webhooks(&config, None) {
-            errors.push(error.to_string());
+            errors.push(Mistake::Named(error.to_string()));
         }
         if let Some(audit) = &config.audit
             && let Err(error) = audit.sink.check()
         {
-            errors.push(error.to_string());
+            errors.push(Mistake::Named(error.to_string()));
         }
         let mut found = unread_files(&config.policies);
         let summary = match load_policies(&config) {
             Err(failure) => {
-                errors.extend(failure.to_string().lines().map(str::to_owned));
+                errors.push(Mistake::Policies(failure));
                 None
             }
             Ok(policies) => {
@@ -117,6 +126,41 @@ impl Check {
         let plugins = config.plugins.names.iter().map(ToString::to_string).collect();
         warnings.extend(found.iter().map(ToString::to_string));
         Findings { errors, warnings, policies: found, plugins, summary }
+    }
+}
+
+// === impl Mistake ===
+
+impl Mistake {
+    /// A line each.
+    fn in_words(&self) -> Vec<String> {
+        let text = match self {
+            Self::Config(error) => error.to_string(),
+            Self::Policies(failure) => failure.to_string(),
+            Self::Named(text) => return vec![text.clone()],
+        };
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// An object each, with what findings have of them.
+    fn to_json(&self) -> Vec<Value> {
+        match self {
+            Self::Config(error) => {
+                let (file, line, key, message) = error.parts();
+                let file = file.display().to_string();
+                vec![
+                    json!({"file": file, "line": line, "policy": null, "key": key, "message": message}),
+                ]
+            }
+            Self::Policies(failure) => {
+                failure.problems.iter().map(|problem| place_json(problem).into()).collect()
+            }
+            Self::Named(text) => {
+                vec![
+                    json!({"file": null, "line": null, "policy": null, "key": null, "message": text}),
+                ]
+            }
+        }
     }
 }
 
@@ -139,15 +183,22 @@ fn surroundings(config: &Config) -> Surroundings<'_> {
     }
 }
 
-fn to_json(finding: &Finding) -> serde_json::Value {
-    let place = &finding.place;
-    json!({
-        "code": finding.kind.as_str(),
-        "file": place.file.display().to_string(),
-        "line": (place.line != 0).then_some(place.line),
-        "policy": place.policy,
-        "rule": finding.rule,
-        "key": (!place.key.is_empty()).then_some(&place.key),
-        "message": place.message,
-    })
+fn to_json(finding: &Finding) -> Value {
+    let mut members = place_json(&finding.place);
+    members.insert("code".to_owned(), finding.kind.as_str().into());
+    members.insert("rule".to_owned(), finding.rule.into());
+    members.into()
+}
+
+/// Where something is, and what.
+fn place_json(place: &PolicyProblem) -> Map<String, Value> {
+    let PolicyProblem { file, line, policy, key, message } = place;
+    let members = [
+        ("file", file.display().to_string().into()),
+        ("line", (*line != 0).then_some(*line).into()),
+        ("policy", policy.clone().into()),
+        ("key", (!key.is_empty()).then(|| key.clone()).into()),
+        ("message", message.clone().into()),
+    ];
+    members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

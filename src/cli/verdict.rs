@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::policy::{Explanation, NearMiss, Place, PolicySet};
+use crate::policy::{Explanation, NearMiss, Place, PolicySet, Reason};
 
 /// `allowed by policy p, spec.to[0] (file:7)`, or `denied: no_match`.
 pub(super) fn in_words(set: &PolicySet, explanation: &Explanation) -> String {
@@ -18,6 +18,12 @@ pub(super) fn in_words(set: &PolicySet, explanation: &Explanation) -> String {
         words += &format!(" ({place})");
     }
     match reason {
+        Some(Reason::Malformed) => {
+            format!(
+                "{words}: {}, since its path has more than one reading",
+                Reason::Malformed.as_str()
+            )
+        }
         Some(reason) => format!("{words}: {}", reason.as_str()),
         None => words,
     }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     app::load_policies,
     identity::{ProofKind, TrustDomain},
-    policy::{Deed, Denied, Holder, PolicySet, Whom},
+    policy::{Deed, Denied, Holder, InvalidRequest, PolicySet, Whom},
 };
 
 #[derive(Debug, Args)]
@@ -47,6 +47,8 @@ impl WhoCan {
         let deed = match &asked {
             Asked::Secret(verb, secret, to) => Deed::Secret(*verb, secret, *to),
             Asked::Http(request) => Deed::Http(request),
+            // Nobody, whatever the policies say.
+            Asked::Ambiguous => return Err(InvalidRequest::Path.into()),
         };
         let domains = &config.identity.trust_domains;
         let holders = set.holders(&deed, &config.catalog, domains)?;

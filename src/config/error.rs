@@ -32,6 +32,13 @@ impl ConfigError {
         Self { file: file.to_owned(), line, key: key.into(), message: message.to_string() }
     }
 
+    /// File, line and key, where there are any, and what is wrong there.
+    #[must_use]
+    pub fn parts(&self) -> (&Path, Option<u64>, Option<&str>, &str) {
+        let Self { file, line, key, message } = self;
+        (file, *line, (!key.is_empty()).then_some(key), message)
+    }
+
     /// What the YAML reader refused, and under which key.
     pub(super) fn yaml(file: &Path, key: String, error: &serde_saphyr::Error) -> Self {
         let error = error.without_snippet();

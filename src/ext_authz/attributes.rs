@@ -12,7 +12,8 @@ use envoy_types::pb::envoy::{
 use crate::{
     api::check::{Http, Subject, is_own_header},
     identity::{
-        Evidence, ForwardedClientCert, Messenger, Peer, ServiceAccount, SpiffeId, certified,
+        Evidence, ForwardedClientCert, Messenger, Peer, ServiceAccount, SpiffeId, TrustDomain,
+        certified,
     },
     policy::Connection,
 };
@@ -52,7 +53,9 @@ const FORWARDED: &str = "x-forwarded-client-cert";
 pub(super) struct Check<'a> {
     pub(super) evidence: Evidence,
     pub(super) subject: Subject<'a>,
-    /// The workload that the request is for, where the proxy has a certificate.
+    /// The workload that the request is for, where the proxy has a certificate of a trust
+    /// domain that counts. Policies name no trust domain of workloads: a foreign one's is
+    /// unknown.
     pub(super) destination: Option<ServiceAccount>,
     /// Whether the route says that the grant may be sent on.
     pub(super) forward_grant: bool,
@@ -100,6 +103,7 @@ impl<'a> Check<'a> {
         request: &'a CheckRequest,
         peer: Option<&Peer>,
         forwarded: Option<&ForwardedClientCert>,
+        trust_domains: &[TrustDomain],
     ) -> Self {
         let attributes = request.attributes.as_ref();
         let mut evidence = Evidence::default();
@@ -152,7 +156,9 @@ impl<'a> Check<'a> {
             inject: !says(INJECT_EXTENSION),
             proxy: peer.and_then(Peer::spiffe_id).or(served.as_ref()).cloned(),
         };
-        let destination = served.map(|id| id.service_account);
+        let destination = served
+            .filter(|id| trust_domains.contains(&id.trust_domain))
+            .map(|id| id.service_account);
         let subject = match http(request) {
             Some(http) => {
                 Subject::Http(Http { method: &http.method, host: &http.host, path: &http.path })

@@ -318,6 +318,7 @@ fn connections_match_on_principal_and_destination_only() {
     let cases = [
         ("", Answer::Denied(403)),
         ("spiffe://cluster.local/ns/shop/sa/orders", Answer::Denied(403)),
+        ("spiffe://other.test/ns/shop/sa/orders-db", Answer::Denied(403)),
         ("spiffe://cluster.local/ns/shop/sa/orders-db", Answer::Ok),
     ];
     for (destination, expected) in cases {
@@ -328,6 +329,39 @@ fn connections_match_on_principal_and_destination_only() {
         );
     }
     assert_eq!(answer(&Case::tcp().principal("").check()), Answer::Denied(401));
+}
+
+#[test]
+fn a_destination_of_a_foreign_trust_domain_is_unknown() {
+    let metrics = Arc::new(Metrics::default());
+    let mut snapshot = fixture::snapshot(&metrics);
+    let policy = |name: &str, effect: &str, http: &str| {
+        format!(
+            "---\napiVersion: vaultmux.dev/v1alpha1\nkind: AccessPolicy\n\
+             metadata: {{name: {name}}}\nspec:\n  effect: {effect}\n  \
+             from: [{{namespaces: [prod]}}]\n  to: [{{http: {{{http}}}}}]\n"
+        )
+    };
+    let policies = [
+        policy("any", "Allow", "paths: [/any/]"),
+        policy("one", "Allow", "paths: [/one/], destinations: [shop/orders]"),
+        policy("stop", "Deny", "paths: [/any/], destinations: [shop/closed]"),
+    ];
+    let config = fixture::config(fixture::CONFIG);
+    snapshot.policies = Arc::new(fixture::policies(&config, &policies.concat()));
+    let service = ExtAuthz::new(Current::new(snapshot), metrics);
+    for (path, destination, expected) in [
+        ("/one/x", "spiffe://other.test/ns/shop/sa/orders", Answer::Denied(403)),
+        ("/one/x", "", Answer::Denied(403)),
+        ("/any/x", "spiffe://other.test/ns/shop/sa/orders", Answer::Denied(403)),
+        ("/any/x", "spiffe://cluster.local/ns/shop/sa/closed", Answer::Denied(403)),
+        ("/one/x", "spiffe://cluster.local/ns/shop/sa/orders", Answer::Ok),
+        ("/any/x", "spiffe://cluster.local/ns/shop/sa/orders", Answer::Ok),
+    ] {
+        let case = Case::http("GET", "mesh.test", path).destination(destination);
+        let found = answer(&ask(&service, Some(case.attributes)));
+        assert_eq!(found, expected, "{path} {destination}");
+    }
 }
 
 #[test]

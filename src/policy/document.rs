@@ -166,7 +166,8 @@ struct Secrets {
     /// `testing`. May hold `{namespace}` and `{serviceAccount}`, as in `{namespace}/`.
     prefixes: Option<List<Prefix>>,
     /// Fields of values that are JSON documents: a key, or a JSON pointer that begins with `/`.
-    /// With it, only these can be read. Whole values and every field by default.
+    /// With it, only these can be read. Whole values and every field by default. In an Allow
+    /// it goes with `get` and `use`.
     fields: Option<List<Field>>,
     /// What may be done. `use` puts the value into requests without showing it to the caller;
     /// it needs `destinations` and an entry of its own.
@@ -194,7 +195,7 @@ struct Destination {
     /// `https` or `http`, as the client asked: not how the cluster is reached. `*` only in a
     /// Deny.
     schemes: Option<Starred<Scheme>>,
-    /// Methods, as they are sent. `*` only in a Deny.
+    /// Methods, as they are sent; the standard ones in upper case. `*` only in a Deny.
     methods: Option<Starred<Method>>,
     /// Paths without query. With a `/` at its end one is a prefix, without it is exact. `*` only
     /// in a Deny.
@@ -207,7 +208,7 @@ struct Destination {
 struct Http {
     /// Hosts of the request, without port, or `*` for any.
     hosts: Option<Starred<Host>>,
-    /// Methods, as they are sent, or `*` for any.
+    /// Methods, as they are sent, the standard ones in upper case, or `*` for any.
     methods: Option<Starred<Method>>,
     /// Paths without query, or `*` for any. With a `/` at its end one is a prefix, without it
     /// is exact.
@@ -219,7 +220,7 @@ struct Http {
 /// A character of a path that is no dot and no slash, or an encoded one that may be.
 macro_rules! path {
     ("c") => {
-        "([!\"$&'()*+,:<=>@\\[\\]^_`{|}~0-9A-Za-z-]|%(2[01246789A-Ca-c]|3[AaCcDdEe]|40|\
+        "([!\"$&'()+,:<=>@\\[\\]^_`{|}~0-9A-Za-z-]|%(2[01246789A-Ca-c]|3[AaCcDdEe]|40|\
          5[BbDdEe]|60|7[B-Db-d]|[89A-Fa-f][0-9A-Fa-f]))"
     };
 }
@@ -257,9 +258,15 @@ texts! {
     Port = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]";
     /// `https` or `http`.
     Scheme = "https?";
-    /// A method.
-    Method = "[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}";
-    /// A path without query, empty or dot segments, and encodings of what needs none.
+    /// A method; the standard ones in upper case.
+    Method = concat!(
+        "GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|(?!(",
+        "[Gg][Ee][Tt]|[Hh][Ee][Aa][Dd]|[Pp][Oo][Ss][Tt]|",
+        "[Pp][Uu][Tt]|[Dd][Ee][Ll][Ee][Tt][Ee]|[Cc][Oo][Nn][Nn][Ee][Cc][Tt]|",
+        "[Oo][Pp][Tt][Ii][Oo][Nn][Ss]|[Tt][Rr][Aa][Cc][Ee]|[Pp][Aa][Tt][Cc][Hh]",
+        ")$)[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}",
+    );
+    /// A path without query, empty or dot segments, `*`, and encodings of what needs none.
     Path = concat!(
         "(/(", path!("c"), "|\\.", path!("c"), "|\\.\\.(\\.|", path!("c"), "))",
         "(\\.|", path!("c"), ")*)+/?",
@@ -344,8 +351,10 @@ fn by_effect() -> Value {
             "paths": no_star,
         },
     });
+    let field_verbs = json!({"contains": {"enum": ["get", "use", "*"]}});
     let secrets = json!({
         "properties": {"destinations": {"items": destination}},
+        "dependencies": {"fields": {"properties": {"verbs": field_verbs}}},
         "if": {"properties": {"verbs": holds("use")}, "required": ["verbs"]},
         "then": {"required": ["destinations"]},
     });

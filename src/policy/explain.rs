@@ -24,8 +24,9 @@ const NAMED: usize = 20;
 pub struct Explanation {
     /// What was decided.
     pub outcome: Result<Decision, Denial>,
-    /// The Allow rule with the fewest unmet conditions, if it was denied and
-    /// there is any. If nothing is unmet, a Deny overrode the rule.
+    /// The Allow rule with the fewest unmet conditions, if it was denied and there is any:
+    /// first of those about the secret that have the verb. If nothing is unmet, a Deny
+    /// overrode the rule.
     pub nearest: Option<NearMiss>,
 }
 
@@ -71,7 +72,13 @@ impl PolicySet {
             _ => self.authorize(principal, verb, secret),
         };
         let outcome = permit.map(|Permit { decision, .. }| decision);
-        explain(outcome, principal, self.policies.secret_allows(), |rule| {
+        // To use is nothing like to read; of the other verbs, a rule that is about the secret
+        // and has not this one may be nearer than one that has it and is about another.
+        let later = |rule: &SecretRule| {
+            let about = verb == Verb::Use || rule.covers(principal, secret);
+            !(about && rule.verbs.contains(verb))
+        };
+        explain(outcome, principal, self.policies.secret_allows(), later, |rule| {
             secret_unmet(rule, principal, verb, secret, destination)
         })
     }
@@ -80,7 +87,9 @@ impl PolicySet {
     #[must_use]
     pub fn explain_http(&self, principal: &Principal, request: &HttpRequest<'_>) -> Explanation {
         let outcome = self.authorize_http(principal, request);
-        explain(outcome, principal, self.policies.http_allows(), |rule| http_unmet(rule, request))
+        let later = |_: &HttpRule| false;
+        let unmet = |rule: &HttpRule| http_unmet(rule, request);
+        explain(outcome, principal, self.policies.http_allows(), later, unmet)
     }
 
     /// Where the rule that decided is written; none for default deny.
@@ -136,6 +145,7 @@ fn explain<'p, R: 'p>(
     outcome: Result<Decision, Denial>,
     principal: &Principal,
     allows: impl Iterator<Item = (&'p Policy, usize, &'p R)>,
+    later: impl Fn(&R) -> bool,
     target_unmet: impl Fn(&R) -> Vec<String>,
 ) -> Explanation {
     if outcome.is_ok() {
@@ -147,17 +157,18 @@ fn explain<'p, R: 'p>(
         let unmet_proofs = nearest.as_ref().is_some_and(|(_, from)| !from.is_proven_by(principal));
         let mut unmet = nearest.map(|(unmet, _)| unmet).unwrap_or_default();
         unmet.extend(target_unmet(target));
-        NearMiss {
+        let miss = NearMiss {
             policy: policy.name.clone(),
             rule,
             place: place(policy, rule),
             unmet,
             unmet_proofs,
-        }
+        };
+        ((later(target), miss.unmet.len()), miss)
     };
     // Of several the first by name, as in decisions.
-    let nearest = allows.map(near_miss).min_by_key(|miss| miss.unmet.len());
-    Explanation { outcome, nearest }
+    let nearest = allows.map(near_miss).min_by_key(|(rank, _)| *rank);
+    Explanation { outcome, nearest: nearest.map(|(_, miss)| miss) }
 }
 
 /// A list in a sentence, which stays one that can be read.

@@ -20,6 +20,7 @@ use super::{
     content::Digest,
     problem::{LoadFailure, PolicyProblem},
     source::{MAX_FILE, Parsed, Policies, too_large, unreadable},
+    suite::Suite,
 };
 use crate::secret::Catalog;
 
@@ -64,6 +65,26 @@ struct Mounts(HashMap<PathBuf, Option<PathBuf>>);
 /// [`LoadFailure`] holds every problem of every file.
 pub fn load(paths: &[PathBuf], catalog: &Catalog) -> Result<Policies, LoadFailure> {
     Loader::default().load(paths, catalog)
+}
+
+/// Reads tables of cases: of a file as large as one of policies may be. It may be a pipe.
+///
+/// # Errors
+/// As [`Suite::parse`], and where the file cannot be read.
+pub fn load_suites(file: &Path) -> Result<Vec<Suite>, LoadFailure> {
+    let failed = |message: &str| LoadFailure {
+        problems: vec![unreadable(file, message)],
+        denied: Vec::new(),
+    };
+    let mut bytes = Vec::new();
+    let read =
+        fs::File::open(file).and_then(|opened| opened.take(MAX_FILE + 1).read_to_end(&mut bytes));
+    read.map_err(|error| failed(&error.to_string()))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(failed(&too_large()));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| failed("is not UTF-8 text"))?;
+    Suite::parse(file, &text)
 }
 
 // === impl Loader ===

@@ -7,7 +7,10 @@ use super::{
     CollectionPermit, Connection, Decision, Denial, Destination, Explanation, HttpRequest, Permit,
     PolicySet, Reason, Verb,
 };
-use crate::{identity::Principal, secret::SecretRef};
+use crate::{
+    identity::Principal,
+    secret::{SecretRef, SecretVersion},
+};
 
 /// A question about one principal.
 #[derive(Clone, Debug)]
@@ -34,6 +37,34 @@ pub enum Question<'a> {
     Http(HttpRequest<'a>),
     /// A TCP connection in the mesh.
     Connection(Connection),
+}
+
+/// Why there is no such question about a secret: no request to the service asks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unasked {
+    /// Of a verb that is about the secret as a whole.
+    #[error("version and field go with get and use")]
+    Part,
+    /// Of a verb that sends nothing anywhere.
+    #[error("only use has a destination")]
+    Destination,
+}
+
+// === impl Unasked ===
+
+impl Unasked {
+    /// Whether a verb goes with what else is asked.
+    ///
+    /// # Errors
+    /// What it does not go with.
+    pub fn check(verb: Verb, secret: &SecretRef, has_destination: bool) -> Result<(), Self> {
+        let part = secret.field.is_some() || secret.version != SecretVersion::Latest;
+        match (part && !verb.takes_part(), has_destination && verb != Verb::Use) {
+            (true, _) => Err(Self::Part),
+            (false, true) => Err(Self::Destination),
+            (false, false) => Ok(()),
+        }
+    }
 }
 
 // === impl PolicySet ===
@@ -83,6 +114,12 @@ impl PolicySet {
         };
         let nearest = explained.nearest.filter(|_| outcome.is_err());
         Explanation { outcome, nearest }
+    }
+
+    /// The answer to a request that has more than one reading: no rule is asked.
+    #[must_use]
+    pub fn refuse(&self) -> Explanation {
+        Explanation { outcome: Err(self.deny(Reason::Malformed)), nearest: None }
     }
 
     fn decide_alone(

@@ -121,6 +121,13 @@ impl Verb {
         }
     }
 
+    /// Whether it can be about one version or field. The others are about a secret as a
+    /// whole, and the service refuses them with a version or a field.
+    #[must_use]
+    pub fn takes_part(self) -> bool {
+        matches!(self, Self::Get | Self::Use)
+    }
+
     /// The verb of that name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -37,6 +37,8 @@ pub enum FindingKind {
     UnusedBackend,
     /// A name or prefix that none of the rule's subjects can have.
     UnusedPattern,
+    /// A verb that the rule's fields never go with.
+    UnusedVerb,
     /// A file of a policy directory that looks like policies and is not read.
     UnreadFile,
     /// Every name may be written by more than named service accounts.
@@ -99,7 +101,7 @@ impl Policies {
 
 impl FindingKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::DuplicateRule,
         Self::DuplicateSubject,
         Self::ShadowedRule,
@@ -107,6 +109,7 @@ impl FindingKind {
         Self::UnusedSubject,
         Self::UnusedBackend,
         Self::UnusedPattern,
+        Self::UnusedVerb,
         Self::UnreadFile,
         Self::BroadWrite,
         Self::BroadRead,
@@ -126,6 +129,7 @@ impl FindingKind {
             Self::UnusedSubject => "unused_subject",
             Self::UnusedBackend => "unused_backend",
             Self::UnusedPattern => "unused_pattern",
+            Self::UnusedVerb => "unused_verb",
             Self::UnreadFile => "unread_file",
             Self::BroadWrite => "broad_write",
             Self::BroadRead => "broad_read",

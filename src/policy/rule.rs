@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     identity::{Principal, ProofSet, ServiceAccount, TrustDomain},
-    secret::{BackendName, SecretField},
+    secret::{BackendName, SecretField, SecretRef},
 };
 
 /// One policy.
@@ -220,6 +220,17 @@ impl Pattern {
         }
     }
 
+    /// As a Deny has it.
+    pub(super) fn unguarded(self) -> Self {
+        let Self { shape, backends } = self;
+        let shape = match shape {
+            Shape::Any => Shape::Any,
+            Shape::Exact(template) => Shape::Exact(template.unguarded()),
+            Shape::Prefix(template) => Shape::Prefix(template.unguarded()),
+        };
+        Self { shape, backends }
+    }
+
     /// Whether only some principals can reach any name by this pattern.
     pub(super) fn is_guarded(&self) -> bool {
         match &self.shape {
@@ -266,6 +277,20 @@ impl SecretRule {
             Held::Unknown(_) if !allow => self.reaches(destination),
             other => other,
         }
+    }
+
+    /// The verbs that an Allow can hold for: where it names fields, those that can have one.
+    pub(super) fn held_verbs(&self) -> impl Iterator<Item = Verb> {
+        let whole = self.fields.is_empty();
+        self.verbs.iter().filter(move |verb| whole || verb.takes_part())
+    }
+
+    /// Whether it is about the secret, whatever is done with it.
+    pub(super) fn covers(&self, principal: &Principal, secret: &SecretRef) -> bool {
+        self.backends.as_ref().is_none_or(|all| all.contains(&secret.backend))
+            && self.patterns.iter().any(|pattern| {
+                pattern.covers(&secret.backend) && pattern.matches(principal, secret.name.as_str())
+            })
     }
 
     /// How many comparisons that may take.

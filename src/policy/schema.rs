@@ -84,13 +84,37 @@ fn child<'n>(node: &'n Node, wanted: &str) -> Option<&'n Node> {
     entries.iter().find_map(named)
 }
 
-/// Whether a broken document was to deny: some value under `spec` reads `deny` in
-/// any case, under whatever key. A Deny that cannot be read must not fail open.
+/// Whether a broken document was to deny: something under `spec`, in whatever case, reads
+/// like `deny`, under whatever key but those that hold names. A Deny that cannot be read
+/// must not fail open.
 fn meant_to_deny(node: &Node) -> bool {
-    let Some(Node { value: Value::Map(entries), .. }) = child(node, "spec") else { return false };
-    entries.iter().any(|(_, value)| {
-        matches!(&value.value, Value::Text(text) if text.trim().eq_ignore_ascii_case("deny"))
-    })
+    let is = |key: &Node, wanted: &[&str]| {
+        let Value::Text(key) = &key.value else { return false };
+        wanted.iter().any(|wanted| key.trim().eq_ignore_ascii_case(wanted))
+    };
+    let specs = entries(node).iter().filter(|(key, _)| is(key, &["spec"]));
+    let mut said = specs.flat_map(|(_, spec)| entries(spec));
+    said.any(|(key, value)| !is(key, &["from", "to"]) && (denies(key) || denies(value)))
+}
+
+/// Whether a text in it is a form of the word.
+fn denies(node: &Node) -> bool {
+    match &node.value {
+        Value::Text(text) => {
+            let word = text.trim().to_ascii_lowercase();
+            word.starts_with("deny") || word.starts_with("deni")
+        }
+        Value::List(items) => items.iter().any(denies),
+        Value::Map(entries) => entries.iter().any(|(key, value)| denies(key) || denies(value)),
+        Value::Null | Value::Scalar(_) => false,
+    }
+}
+
+fn entries(node: &Node) -> &[(Node, Node)] {
+    match &node.value {
+        Value::Map(entries) => entries,
+        _ => &[],
+    }
 }
 
 // === impl Draft ===

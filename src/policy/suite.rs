@@ -61,7 +61,7 @@ pub(super) struct SecretAsks {
 #[derive(Debug)]
 pub(super) struct HttpAsks {
     pub(super) methods: Vec<String>,
-    /// Host and path.
+    /// Host and path, which may be one of more than one reading.
     pub(super) urls: Vec<(String, String)>,
     pub(super) destinations: Vec<Option<ServiceAccount>>,
 }
@@ -257,7 +257,10 @@ impl Case {
         for caller in callers {
             self.each_question(secrets, |question, words| {
                 report.checks += 1;
-                let outcome = set.decide(caller, question);
+                let outcome = match question {
+                    Some(question) => set.decide(caller, question),
+                    None => set.refuse().outcome,
+                };
                 let decision = match &outcome {
                     Ok(decision) => decision,
                     Err(denial) => &denial.decision,
@@ -267,7 +270,10 @@ impl Case {
                 let expected = self.expected.unless_met(reason, decision);
                 if !expected.is_empty() {
                     let (principal, operation) = (caller.clone(), words());
-                    let explanation = set.explain(caller, question);
+                    let explanation = match question {
+                        Some(question) => set.explain(caller, question),
+                        None => set.refuse(),
+                    };
                     report.failed.push(Check { principal, operation, expected, explanation });
                 }
             });
@@ -275,10 +281,11 @@ impl Case {
         report
     }
 
+    /// Asks each, and nothing where it is a request of more than one reading.
     fn each_question(
         &self,
         secrets: &[SecretRef],
-        mut ask: impl FnMut(&Question<'_>, &dyn Fn() -> String),
+        mut ask: impl FnMut(Option<&Question<'_>>, &dyn Fn() -> String),
     ) {
         match &self.asks {
             Asks::Secrets(SecretAsks { verbs, destinations, .. }) => {
@@ -296,7 +303,7 @@ impl Case {
                         let words = || format!("{verb} {secret}{}", toward.in_words());
                         let secret = secret.clone();
                         let by = None;
-                        ask(&Question::Secret { verb, secret, destination, by }, &words);
+                        ask(Some(&Question::Secret { verb, secret, destination, by }), &words);
                     }
                 }
             }
@@ -306,11 +313,11 @@ impl Case {
                 {
                     for workload in destinations {
                         let request = HttpRequest::new(method, host, path, workload.clone());
-                        let request = request.expect("read as canonical, part by part");
                         let toward = workload.as_ref().map(|workload| format!(" of {workload}"));
                         let toward = toward.unwrap_or_default();
                         let words = || format!("{method} http://{host}{path}{toward}");
-                        ask(&Question::Http(request), &words);
+                        // Host and method are canonical.
+                        ask(request.ok().map(Question::Http).as_ref(), &words);
                     }
                 }
             }

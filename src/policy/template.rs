@@ -32,7 +32,8 @@ pub(super) enum Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Placeholder {
     pub(super) source: ValueOf,
-    /// Followed by `--`: values that contain `--` match nothing.
+    /// Followed by `--` in an Allow: values that contain `--` match nothing. What is
+    /// ambiguous satisfies a Deny.
     pub(super) guarded: bool,
 }
 
@@ -83,6 +84,16 @@ impl Template {
     /// A name as it is, without placeholders.
     pub(super) fn literal_of(name: &str) -> Self {
         Self { parts: vec![Part::Literal(name.into())] }
+    }
+
+    /// As a Deny has it: whatever the caller's values are, they are filled in.
+    pub(super) fn unguarded(mut self) -> Self {
+        for part in &mut self.parts {
+            if let Part::Value(placeholder) = part {
+                placeholder.guarded = false;
+            }
+        }
+        self
     }
 
     fn parse(text: &str) -> Result<Self, InvalidTemplate> {

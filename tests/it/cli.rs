@@ -7,6 +7,7 @@ use std::{
     process::{Command, Output},
 };
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 const CONFIG: &str = "\
@@ -145,7 +146,24 @@ fn check_tells_good_from_bad() {
     let json = run(directory.path(), &["check", "--config", "vaultmux.yaml", "--output", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
     assert_eq!(json["valid"], false);
-    assert_eq!(json["errors"].as_array().expect("a list").len(), 2);
+    let errors = json["errors"].as_array().expect("a list");
+    assert_eq!(errors.len(), 2);
+    assert_eq!(errors[0]["file"], "policies.yaml");
+    assert_eq!(errors[0]["policy"], "own-namespace");
+    assert_eq!(errors[0]["key"], "spec.to[0].secrets.prefixes[0]");
+    assert_eq!(errors[0]["line"], 9);
+    assert!(errors[0]["message"].as_str().is_some_and(|text| text.contains("must end in")));
+    let broken = CONFIG.replace("policies:", "policy:");
+    std::fs::write(directory.path().join("broken.yaml"), broken).expect("a file");
+    let json = run(directory.path(), &["check", "--config", "broken.yaml", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    let error = &json["errors"][0];
+    assert_eq!((&error["file"], &error["policy"]), (&"broken.yaml".into(), &Value::Null));
+    assert!(error["line"].is_u64(), "{error}");
+    assert!(
+        error["message"].as_str().is_some_and(|text| text.contains("unknown field")),
+        "{error}"
+    );
     let missing = run(directory.path(), &["check", "--config", "none.yaml"]);
     assert_eq!(missing.status.code(), Some(2));
 }
@@ -208,6 +226,65 @@ fn can_i_answers_with_the_rule_that_says_so() {
         let answer = ask(&wrong);
         assert_eq!(answer.0, Some(2), "{wrong:?}");
         assert!(answer.2.starts_with("error: "), "{answer:?}");
+    }
+}
+
+#[test]
+fn questions_that_no_request_asks_are_refused() {
+    let directory = directory(&[("vaultmux.yaml", CONFIG), ("policies.yaml", POLICIES)]);
+    let ask = |arguments: &[&str]| {
+        let output = run(directory.path(), &[arguments, &["--config", "vaultmux.yaml"]].concat());
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (key, url) = ("secret://local/prod/key", "http://orders.test/orders/1");
+    let part = "version and field go with get and use";
+    let is = "the destination of a request is --destination NS/SA; --cluster goes with use";
+    for (question, refusal) in [
+        (&["delete", "secret://local/prod/key#field"][..], part),
+        (&["list", "secret://local/prod/key#field"], part),
+        (&["update", "secret://local/prod/key?version=3"], part),
+        (&["create", "secret://local/prod/key#field"], part),
+        (&["get", key, "--cluster", "c"], "only use has a destination"),
+        (&["get", key, "--host", "a.test"], "only use has a destination"),
+        (&["use", key, "--destination", "shop/orders"], "--destination goes with a URL"),
+        (&["get", key, "--destination", "shop/orders"], "--destination goes with a URL"),
+        (&["GET", url, "--cluster", "c"], is),
+        (
+            &["GET", url, "--destination", "shop"],
+            "--destination: \"shop\" is not a service account",
+        ),
+    ] {
+        for command in [&["can-i", "prod/api"][..], &["who-can"]] {
+            let answer = ask(&[command, question].concat());
+            assert_eq!(answer.0, Some(2), "{question:?} {answer:?}");
+            assert!(answer.2.starts_with("error: ") && answer.2.contains(refusal), "{answer:?}");
+        }
+    }
+    for (question, code) in [
+        (&["get", "secret://local/prod/key#field"][..], Some(0)),
+        (&["get", "secret://local/prod/key?version=3"], Some(0)),
+    ] {
+        assert_eq!(ask(&[&["can-i", "prod/api"], question].concat()).0, code, "{question:?}");
+    }
+}
+
+#[test]
+fn a_url_of_more_than_one_reading_is_denied() {
+    let directory = directory(&[("vaultmux.yaml", CONFIG), ("policies.yaml", POLICIES)]);
+    for url in ["http://orders.test/orders/../admin", "http://orders.test//orders/1"] {
+        let ask = |more: &[&str]| {
+            let question = ["can-i", "prod/api", "GET", url, "--config", "vaultmux.yaml"];
+            let output = run(directory.path(), &[&question[..], more].concat());
+            (output.status.code(), text(&output.stdout))
+        };
+        let words = "denied: malformed_request, since its path has more than one reading\n";
+        assert_eq!(ask(&[]), (Some(1), words.to_owned()), "{url}");
+        let json = ask(&["--output", "json"]).1;
+        let json: Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(
+            (&json["allowed"], &json["reason"]),
+            (&false.into(), &"malformed_request".into())
+        );
     }
 }
 

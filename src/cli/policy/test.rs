@@ -15,7 +15,7 @@ use crate::{
     app::load_policies,
     cli::{Answer, Output, load, print},
     config::Config,
-    policy::{self, CaseReport, Coverage, PolicySet, Suite},
+    policy::{self, CaseReport, Coverage, PolicySet, Suite, load_suites},
 };
 
 #[derive(Debug, Args)]
@@ -57,11 +57,12 @@ struct Outcome<'s> {
 
 impl Test {
     pub(in crate::cli) fn run(self) -> anyhow::Result<Answer> {
+        if let Some(path) = &self.junit {
+            forget(path)?;
+        }
         let mut suites = Vec::new();
         for file in &self.files {
-            let text = fs::read_to_string(file)
-                .with_context(|| format!("{}: cannot be read", file.display()))?;
-            suites.extend(Suite::parse(file, &text).map_err(|failure| anyhow!("{failure}"))?);
+            suites.extend(load_suites(file).map_err(|failure| anyhow!("{failure}"))?);
         }
         let mut subjects = Vec::new();
         let mut outcomes = Vec::new();
@@ -74,7 +75,8 @@ impl Test {
             outcomes.push(Outcome { suite, set: Arc::clone(set), cases });
         }
         if let Some(path) = &self.junit {
-            let xml = report::junit(&outcomes)?;
+            let to_cover = if self.fail_uncovered { &subjects[..] } else { &[] };
+            let xml = report::junit(&outcomes, to_cover)?;
             fs::write(path, xml).with_context(|| path.display().to_string())?;
         }
         match self.output {
@@ -117,6 +119,16 @@ impl Test {
         };
         Ok(&mut subjects[at])
     }
+}
+
+/// Removes what an earlier run wrote: whoever collects it would take it for this one's, if this
+/// one cannot write any. What is no file of its own stays.
+fn forget(path: &Path) -> anyhow::Result<()> {
+    let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+    if is_file {
+        fs::remove_file(path).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
 }
 
 // === impl Subject ===

@@ -121,10 +121,26 @@ fn names_hosts_and_paths_have_the_forms_that_the_reader_takes() {
         "/a/../b", "/a/./b", "a", "", "*", "/a?b", "/a;b", "/a#b", "/a b", "/a\\b", "/%20", "/%2F",
         "/%2f", "/%61", "/%7E", "/%41", "/%5c", "/%5B", "/%00", "/%7f", "/%c3%a4", "/%", "/%2",
         "/%zz", "/ä", "/{a}", "/a'", "/~a", "/%25", "/%3B", "/%3a", "/%21", "/.%20", "/..%20",
+        "/a*", "/*", "/a/*", "/a/*/b", "/%2A",
     ] {
         rows.push(format!("{{http: {{paths: [{}]}}}}", serde_json::json!(path)));
     }
-    for method in ["GET", "get", "M-SEARCH", "G T", "*", "a\u{e4}", "(", "!#$%&'*+.^_`|~"] {
+    for method in [
+        "GET",
+        "get",
+        "Get",
+        "gets",
+        "PATCH",
+        "patch",
+        "Options",
+        "m-search",
+        "M-SEARCH",
+        "G T",
+        "*",
+        "a\u{e4}",
+        "(",
+        "!#$%&'*+.^_`|~",
+    ] {
         rows.push(format!("{{http: {{methods: [{}]}}}}", serde_json::json!(method)));
     }
     let mut valid = 0;

@@ -47,7 +47,7 @@ impl PolicySet {
 
     fn nearest_own(&self, caller: &Principal, question: &Question<'_>) -> Option<NearMiss> {
         let mut budget = Budget(COMPARISONS);
-        let mut best: Option<NearMiss> = None;
+        let mut best: Option<(bool, NearMiss)> = None;
         for (policy, rule) in self.policies.index.rules_of(caller) {
             if budget.is_spent() {
                 break;
@@ -64,16 +64,27 @@ impl PolicySet {
                 continue;
             };
             unmet.extend(missing);
-            // Of several the first by name, as everywhere.
-            let better = best.as_ref().is_none_or(|best| {
-                (unmet.len(), &policy.name, rule) < (best.unmet.len(), &best.policy, best.rule)
+            let other = !has_verb(target, question);
+            // Those with the verb first, and of several the first by name, as everywhere.
+            let better = best.as_ref().is_none_or(|(best_other, best)| {
+                (other, unmet.len(), &policy.name, rule)
+                    < (*best_other, best.unmet.len(), &best.policy, best.rule)
             });
             if better {
                 let (policy, place) = (policy.name.clone(), place(policy, rule));
-                best = Some(NearMiss { policy, rule, place, unmet, unmet_proofs: !proven });
+                let miss = NearMiss { policy, rule, place, unmet, unmet_proofs: !proven };
+                best = Some((other, miss));
             }
         }
-        best
+        best.map(|(_, miss)| miss)
+    }
+}
+
+/// Whether the rule is about what is to be done, and not only about what it is done with.
+fn has_verb(target: &Target, question: &Question<'_>) -> bool {
+    match (target, question) {
+        (Target::Secrets(rule), Question::Secret { verb, .. }) => rule.verbs.contains(*verb),
+        _ => true,
     }
 }
 
@@ -129,11 +140,7 @@ fn secret_missing(
     secret: &SecretRef,
     destination: &Destination<'_>,
 ) -> Option<Vec<String>> {
-    let covered = rule.backends.as_ref().is_none_or(|all| all.contains(&secret.backend))
-        && rule.patterns.iter().any(|pattern| {
-            pattern.covers(&secret.backend) && pattern.matches(caller, secret.name.as_str())
-        });
-    covered.then(|| secret_unmet(rule, caller, verb, secret, destination))
+    rule.covers(caller, secret).then(|| secret_unmet(rule, caller, verb, secret, destination))
 }
 
 fn http_missing(rule: &HttpRule, request: &HttpRequest<'_>) -> Option<Vec<String>> {

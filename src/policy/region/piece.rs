@@ -14,7 +14,7 @@ use crate::{
 /// Of one rule no more are told apart.
 const MAX_PIECES: u64 = 200_000;
 
-/// What a pattern of a rule speaks of, its names being these: one piece for each backend that
+/// What a pattern of an Allow speaks of, its names being these: one piece for each backend that
 /// they fit, verb, field and destination.
 pub(in crate::policy) fn secret_pieces(
     rule: &SecretRule,
@@ -32,7 +32,7 @@ pub(in crate::policy) fn secret_pieces(
         fields => fields.iter().map(|field| Some(Arc::from(field.as_str()))).collect(),
     };
     let towards = towards(rule)?;
-    let verbs: Vec<Verb> = rule.verbs.iter().collect();
+    let verbs: Vec<Verb> = rule.held_verbs().collect();
     bounded([backends.len(), verbs.len(), fields.len(), towards.len()])?;
     let mut pieces = Vec::new();
     for backend in backends {

@@ -253,12 +253,14 @@ impl<'s> Sample<'s> {
         let name =
             names.zip(grammar).and_then(|(names, grammar)| a_name(&names, grammar, &self.fresh(0)));
         let Some(name) = name else { return vec![] };
-        let fields: Vec<String> = match (field, denied) {
-            (Some(field), _) => vec![field.to_string()],
+        let fields: Vec<Option<String>> = match (field, denied) {
+            // No other question can be asked.
+            _ if !verb.takes_part() => vec![None],
+            (Some(field), _) => vec![Some(field.to_string())],
             (None, Some((rule, _))) if !rule.fields.is_empty() => {
-                rule.fields.iter().map(|field| field.inside(&self.fresh(0))).collect()
+                rule.fields.iter().map(|field| Some(field.inside(&self.fresh(0)))).collect()
             }
-            (None, _) => vec![self.fresh(0)],
+            (None, _) => vec![Some(self.fresh(0))],
         };
         let towards = match verb {
             Verb::Use => self.towards(toward, denied.map(|(rule, _)| &*rule.destinations)),
@@ -267,8 +269,9 @@ impl<'s> Sample<'s> {
         let mut asks = Vec::new();
         for field in &fields {
             let locate = self.catalog.locate(&name, NameEncoding::Plain, Some(backend.as_str()));
-            let (Ok(mut secret), Ok(field)) = (locate, SecretField::parse(field)) else { continue };
-            secret.field = Some(field);
+            let field = field.as_deref().map(SecretField::parse).transpose();
+            let (Ok(mut secret), Ok(field)) = (locate, field) else { continue };
+            secret.field = field;
             let ask =
                 |toward: &Toward| Ask::Secret(*verb, Box::new(secret.clone()), toward.clone());
             asks.extend(towards.iter().map(ask));

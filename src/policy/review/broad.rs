@@ -34,7 +34,7 @@ pub(super) fn find(policy: &Policy, findings: &mut Vec<Finding>) {
 fn too_wide(rule: &SecretRule, breadth: Breadth) -> Option<(FindingKind, String)> {
     let writes: Vec<_> = WRITES
         .iter()
-        .filter(|verb| rule.verbs.contains(**verb))
+        .filter(|verb| rule.held_verbs().any(|held| held == **verb))
         .map(|verb| verb.as_str())
         .collect();
     let writes = writes.join(", ");

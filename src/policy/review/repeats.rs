@@ -14,8 +14,9 @@ use crate::{
 
 /// A rule with more combinations of subjects and names is not filed.
 const MAX_PLACES: usize = 4_096;
-/// How many rules of one place are compared with another.
-const MAX_ALIKE: usize = 32;
+/// What it costs to look at two rules at all, in steps of a [`Comparison`]. Where many rules
+/// share a place, this is what ends the work.
+const PAIR: usize = 3;
 
 /// A subject as it is filed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,13 +100,17 @@ fn inside_another(policy: &Policy, comparison: &mut Comparison, findings: &mut V
     for (at, subject) in policy.from.iter().enumerate() {
         let Some(who) = Who::all(subject).next() else { continue };
         let wider = who.wider().into_iter().filter_map(|who| places.get(&who));
-        let mut others = wider.flat_map(|found| found.iter().take(MAX_ALIKE)).copied();
-        let found = others.find(|other| {
-            let wide = &policy.from[*other];
-            *other != at
+        let mut found = None;
+        for other in wider.flatten().copied() {
+            let wide = &policy.from[other];
+            if comparison.gave_up() || found.is_some() {
+                break;
+            }
+            let inside = other != at
                 && comparison.subject(wide, subject)
-                && (*other < at || !comparison.subject(subject, wide))
-        });
+                && (other < at || !comparison.subject(subject, wide));
+            found = inside.then_some(other);
+        }
         if let Some(other) = found {
             let line = policy.origin.from[other];
             let message = format!("is inside spec.from[{other}], at line {line}; remove it");
@@ -221,8 +226,11 @@ impl<'p> Shelf<'p> {
                 who.iter().flat_map(|who| what.iter().map(move |what| (kind, *who, *what)));
             for place in places {
                 // The place's own life is longer than that of the key.
-                let alike = self.places.get(&place).map_or(0, |found| found.len().min(MAX_ALIKE));
+                let alike = self.places.get(&place).map_or(0, Vec::len);
                 for at in 0..alike {
+                    if self.comparison.gave_up() {
+                        return None;
+                    }
                     let other = self.places[&place][at] as usize;
                     if let Some(found) = self.compare(number, rule, other, kind) {
                         return Some((found, other));
@@ -243,7 +251,8 @@ impl<'p> Shelf<'p> {
         let wide = &self.rules[other];
         let comparison = &mut self.comparison;
         let mut covers = |wide: &Rule<'_>, narrow: &Rule<'_>| {
-            comparison.target(wide.target, narrow.target)
+            comparison.spend(PAIR)
+                && comparison.target(wide.target, narrow.target)
                 && comparison.subjects(&wide.policy.from, &narrow.policy.from)
         };
         if other == number || !covers(wide, rule) {

@@ -7,7 +7,7 @@ use crate::{
     identity::{ProofKind, ProofSet, TrustDomain},
     policy::{
         Policies,
-        rule::{FieldPath, Subject, Target},
+        rule::{FieldPath, Policy, Subject, Target},
         tests::catalog,
     },
     secret::SecretField,
@@ -234,6 +234,17 @@ fn what_nobody_or_nothing_can_be_is_found() {
         let line = format!("Allow | {from} | secrets: {{{to}, verbs: [get]}}");
         assert_eq!(found(&[&line]).join(", "), expected, "{from} {to}");
     }
+    // Whoever is denied the whole secret is denied it in part, too.
+    for (effect, to, expected) in [
+        ("Allow", "fields: [f], verbs: [get, delete]", "p0 unused_verb"),
+        ("Allow", "fields: [f], verbs: ['*']", "p0 unused_verb"),
+        ("Allow", "fields: [f], verbs: [get]", ""),
+        ("Allow", "verbs: [get, delete]", ""),
+        ("Deny", "fields: [f], verbs: [delete]", ""),
+    ] {
+        let line = format!("{effect} | namespaces: [n] | secrets: {{names: [k], {to}}}");
+        assert_eq!(found(&[&line]).join(", "), expected, "{effect} {to}");
+    }
 }
 
 #[test]
@@ -256,6 +267,8 @@ fn grants_that_are_too_wide_are_found() {
         ("namespaces: [n]", "names: ['*'], verbs: [get]", ""),
         ("namespaces: ['*']", "prefixes: [shared/], verbs: [get, update]", "p0 broad_prefix"),
         ("namespaces: ['*']", "prefixes: [shared/], verbs: [get]", ""),
+        // What is about fields changes nothing.
+        ("namespaces: ['*']", "names: ['*'], fields: [f], verbs: [get]", ""),
         ("namespaces: ['*']", "prefixes: ['{namespace}/'], verbs: ['*']", ""),
         ("namespaces: ['*']", "prefixes: ['{serviceAccount}/'], verbs: [get]", "p0 shared_by_name"),
         ("namespaces: [n]", "prefixes: ['{serviceAccount}/'], verbs: [get]", ""),
@@ -317,15 +330,41 @@ fn large_sets_are_compared_through_maps() {
         rule.fields = vec![FieldPath::new(&SecretField::parse(&format!("f{n}")).expect("valid"))];
         policy
     };
-    let mut all: Vec<_> = (0..50_000).map(own).chain((0..50_000).map(one_place)).collect();
-    all.extend([own(17), one_place(49_999)]);
-    for (n, policy) in all.iter_mut().enumerate() {
-        policy.origin.to = vec![n as u64];
-    }
-    let all: Vec<_> = all.into_iter().map(Arc::new).collect();
-    let findings = super::repeats::findings(&all);
-    let kinds: Vec<_> = findings.iter().map(|finding| finding.kind).collect();
-    assert_eq!(kinds, [FindingKind::DuplicateRule; 2], "and none that says it gave up");
+    let kinds = |mut all: Vec<Policy>| -> Vec<_> {
+        for (n, policy) in all.iter_mut().enumerate() {
+            policy.origin.to = vec![n as u64];
+        }
+        let all: Vec<_> = all.into_iter().map(Arc::new).collect();
+        super::repeats::findings(&all).iter().map(|finding| finding.kind).collect()
+    };
+    let mut all: Vec<_> = (0..50_000).map(own).chain((0..1_000).map(one_place)).collect();
+    all.extend([own(17), one_place(999)]);
+    assert_eq!(kinds(all), [FindingKind::DuplicateRule; 2], "and none that says it gave up");
+    // So many of one place are each with each.
+    let mut all: Vec<_> = (0..20_000).map(one_place).collect();
+    all.push(one_place(19_999));
+    assert_eq!(kinds(all), [FindingKind::DuplicateRule, FindingKind::NotCompared]);
+}
+
+#[test]
+fn rules_are_found_however_many_others_share_their_place() {
+    let alike = |n: usize| {
+        format!("Allow | namespaces: [n] | secrets: {{names: [k], fields: [f{n}], verbs: [get]}}")
+    };
+    let list = (0..40).map(|n| format!("f{n}")).collect::<Vec<_>>().join(", ");
+    let wide = format!(
+        "Allow | namespaces: [n] | secrets: {{names: [k], fields: [{list}], verbs: [get]}}"
+    );
+    let lines: Vec<_> = (0..40).map(alike).chain([wide]).collect();
+    let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+    let expected: Vec<_> = (0..40).map(|n| format!("p{n} shadowed_rule")).collect();
+    assert_eq!(found(&lines), expected);
+    let from: Vec<_> = (0..40).map(|n| format!("namespaces: [n], trustDomains: [d{n}]")).collect();
+    let from = format!("{} + namespaces: [n]", from.join(" + "));
+    let line = format!("Deny | {from} | secrets: {{names: [k], verbs: [get]}}");
+    let inside = found(&[&line]);
+    let inside = inside.iter().filter(|one| *one == "p0 duplicate_subject");
+    assert_eq!(inside.count(), 40);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::{Finding, FindingKind, Surroundings};
 use crate::{
     identity::ProofKind,
     policy::{
+        request::Verb,
         rule::{Pattern, Policy, SecretRule, Shape, Subject, Target},
         template::{Part, Template, ValueOf},
     },
@@ -27,6 +28,9 @@ pub(super) fn find(policy: &Policy, around: &Surroundings<'_>, findings: &mut Ve
                  backends"
             );
             add(FindingKind::UnusedBackend, message);
+        }
+        if let Some(message) = verbs_without_fields(rule).filter(|_| policy.allow) {
+            add(FindingKind::UnusedVerb, message);
         }
         for pattern in &rule.patterns {
             if let Some(message) = dashed_out(pattern, &policy.from) {
@@ -76,6 +80,19 @@ fn without_names<'r>(
     };
     let names: Vec<_> = declared.filter(empty).map(|name| name.as_str()).collect();
     names.into_iter()
+}
+
+/// Verbs that are about a secret as a whole, of a rule about fields.
+fn verbs_without_fields(rule: &SecretRule) -> Option<String> {
+    let never = rule.verbs.iter().filter(|verb| !verb.takes_part());
+    let never: Vec<_> = never.map(Verb::as_str).collect();
+    (!rule.fields.is_empty() && !never.is_empty()).then(|| {
+        format!(
+            "{} never holds: a field goes with get and use; give what is about whole secrets an \
+             entry without fields",
+            never.join(", ")
+        )
+    })
 }
 
 /// A `{namespace}--` or `{serviceAccount}--` of which every value holds `--` itself.

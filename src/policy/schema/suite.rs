@@ -204,9 +204,10 @@ fn http(at: &At<'_>, report: &mut Report<'_>) -> Option<HttpAsks> {
     let urls = fields.required("urls", report).map(|at| texts(&at, report));
     let urls = parse_each(&urls?, report, |text| {
         let (host, path) = split_url(text).ok_or("is not a URL such as http://host/path")?;
-        let request = HttpRequest::new("GET", host, path, None);
-        let request = request.map_err(|error| error.to_string())?;
-        Ok((request.host().to_owned(), request.path().to_owned()))
+        let host = canonical_host(host).map_err(|error| error.to_string())?.into_owned();
+        // One of more than one reading is a question, too: the service denies it.
+        let path = canonical_path(path).unwrap_or(path).to_owned();
+        Ok((host, path))
     });
     let destinations = fields.get("destinations").map(|at| {
         let accounts = texts(&at, report);
@@ -221,7 +222,8 @@ fn expectation(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<Expectati
         if allow {
             report.add(&at, "only a denial has a reason");
         }
-        fields.word("reason", &["no_match", "denied_by_policy", "missing_attribute"], report)
+        let reasons = ["no_match", "denied_by_policy", "missing_attribute", "malformed_request"];
+        fields.word("reason", &reasons, report)
     });
     let policy = fields.get("policy").and_then(|at| at.text(report)).map(str::to_owned);
     let audit = fields.texts("audit", report).into_iter().map(|(_, name)| name.to_owned());

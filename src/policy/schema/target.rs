@@ -17,6 +17,10 @@ use crate::{
     secret::{BackendName, Catalog, CatalogEntry, SecretField},
 };
 
+/// Those of RFC 9110 and RFC 5789. Methods are compared as they are spelt.
+const METHODS: [&str; 9] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+
 /// Reads one entry. `allow` is unknown where the effect cannot be read.
 pub(super) fn read(
     at: &At<'_>,
@@ -71,10 +75,20 @@ fn secrets(
     let prefixes = fields.templates("prefixes", report);
     let make = (Template::prefix as fn(&str) -> _, Shape::Prefix as fn(_) -> _, "x");
     patterns.extend(spell(&prefixes, make, &backends, declared, report));
+    if allow == Some(false) {
+        patterns = patterns.into_iter().map(Pattern::unguarded).collect();
+    }
     if fields.get("names").is_none() && fields.get("prefixes").is_none() {
         report.add(at, "needs names or prefixes; for every name, names: [\"*\"]");
     }
     let verbs = verbs(&fields, report);
+    if let Some(at) = fields.get("fields")
+        && allow == Some(true)
+        && verbs != Verbs::default()
+        && !verbs.iter().any(Verb::takes_part)
+    {
+        report.add(&at, "can never match: a field goes with get and use, and verbs has neither");
+    }
     let field_texts = fields.texts("fields", report);
     Some(SecretRule {
         backends: declared.then(|| backends.iter().map(|(name, _)| (*name).clone()).collect()),
@@ -270,12 +284,22 @@ fn host(text: &str) -> Result<Arc<str>, String> {
 }
 
 fn method(text: &str) -> Result<Arc<str>, String> {
-    canonical_method(text).map(Arc::from).map_err(|error| format!("is a {error}"))
+    let method = canonical_method(text).map_err(|error| format!("is a {error}"))?;
+    let upper = method.to_ascii_uppercase();
+    match method != upper && METHODS.contains(&upper.as_str()) {
+        true => Err(format!("never matches {upper}: the standard methods are in upper case")),
+        false => Ok(method.into()),
+    }
 }
 
 fn path(text: &str) -> Result<Arc<str>, String> {
     if text == "/" {
         return Err("could mean one path or all: write \"*\" for all, or name a path".to_owned());
+    }
+    if text.contains('*') {
+        return Err("is no pattern: a path that ends in / is a prefix, and \"*\" alone is every \
+                    path"
+            .to_owned());
     }
     match canonical_path(text) {
         Ok(path) if path == text => Ok(path.into()),

@@ -171,6 +171,11 @@ fn to_entries_that_mean_nothing_or_two_things_are_refused() {
         ("secrets: {names: [a], verbs: ['*', use]}".into(), ".secrets.verbs[0]", "stand alone"),
         (format!("secrets: {{names: [a], fields: [], {get}}}"), ".secrets.fields", "empty list"),
         (format!("secrets: {{names: [a], fields: ['{{x}}'], {get}}}"), ".secrets.fields[0]", "{x}"),
+        (
+            "secrets: {names: [a], fields: [x], verbs: [list, delete]}".into(),
+            ".secrets.fields",
+            "can never match: a field goes with get and use, and verbs has neither",
+        ),
         (format!("secrets: {{names: [a], field: [x], {get}}}"), ".secrets.field", "unknown"),
         (
             format!("secrets: {{names: [a], {get}, destinations: [{{clusters: [c]}}]}}"),
@@ -191,6 +196,15 @@ fn to_entries_that_mean_nothing_or_two_things_are_refused() {
         ("http: {hosts: [a.]}".into(), ".http.hosts[0]", "trailing dot, write a"),
         ("http: {hosts: ['*', a]}".into(), ".http.hosts[0]", "must stand alone"),
         ("http: {methods: ['G T']}".into(), ".http.methods[0]", "malformed method"),
+        ("http: {methods: [get]}".into(), ".http.methods[0]", "never matches GET: the standard"),
+        ("http: {methods: [GET, Patch]}".into(), ".http.methods[1]", "methods are in upper case"),
+        (
+            "http: {paths: ['/admin/*']}".into(),
+            ".http.paths[0]",
+            "is no pattern: a path that ends in / is a prefix, and \"*\" alone is every path",
+        ),
+        ("http: {paths: ['/*']}".into(), ".http.paths[0]", "a path that ends in / is a prefix"),
+        ("http: {paths: ['/a*b']}".into(), ".http.paths[0]", "a path that ends in / is a prefix"),
         ("http: {paths: [/]}".into(), ".http.paths[0]", "write \"*\" for all"),
         ("http: {paths: [a]}".into(), ".http.paths[0]", "ambiguous path"),
         ("http: {paths: [/a//b]}".into(), ".http.paths[0]", "ambiguous path"),
@@ -221,6 +235,8 @@ fn destinations_that_the_caller_chooses_alone_are_refused() {
         ("{clusters: [a], ports: [443]}", "[0].ports[0]", "must be text, not a number; quote it"),
         ("{clusters: [a], methods: ['A B']}", "[0].methods[0]", "is a malformed method"),
         ("{clusters: [a], paths: [a]}", "[0].paths[0]", "is an ambiguous path"),
+        ("{clusters: [a], methods: [post]}", "[0].methods[0]", "never matches POST"),
+        ("{clusters: [a], paths: ['/v1/*']}", "[0].paths[0]", "that ends in / is a prefix"),
         ("{clusters: [a], paths: [/]}", "[0].paths[0]", "could mean one path or all"),
         ("{clusters: [a], paths: ['*']}", "[0].paths[0]", "not allowed in the destinations"),
         ("{clusters: ['*']}", "[0].clusters[0]", "not allowed in the destinations of an Allow"),
@@ -307,6 +323,16 @@ fn a_broken_deny_names_its_subjects_and_a_broken_allow_does_not() {
     assert_eq!(subjects(&deny.replace("Deny", "deny")), [false]);
     assert_eq!(subjects(&deny.replace("effect:", "efect:")), [false]);
     assert_eq!(subjects(&deny.replace("effect: Deny", "effect: Allow\n  effect: Deny")), [false]);
+    for effect in ["[Deny]", "Denied", "denies", "' DENY '", "{Deny: yes}"] {
+        assert_eq!(subjects(&deny.replace("effect: Deny", &format!("effect: {effect}"))), [false]);
+    }
+    assert_eq!(subjects(&deny.replace("effect: Deny", "Deny: true")), [false]);
+    // Its subjects cannot be told then.
+    assert_eq!(subjects(&deny.replace("spec:", "Spec:")), [true]);
+    assert_eq!(subjects(&deny.replace("spec:", "SPEC:").replace("Deny", "deny")), [true]);
+    let allow =
+        policy("Allow", "namespaces: [denied]", broken).replace("{name: p}", "{name: deny}");
+    assert_eq!(subjects(&allow), [false; 0]);
     assert_eq!(subjects(&policy("Deny", "namespaces: [A]", broken)), [true]);
     assert_eq!(subjects(&policy("Deny", "namespaces: [a], boundTo: pod", broken)), [true]);
     assert_eq!(subjects(&deny.replace("effect: Deny", "effect: Deny\n  mode: Audit")), [false; 0]);

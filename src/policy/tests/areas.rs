@@ -241,6 +241,7 @@ const RARE: &[&str] = &[
     "Deny | namespaces: ['*'] | secrets: {prefixes: ['{serviceAccount}/'], verbs: [get]}",
     "Deny | namespaces: ['*'] | secrets: {prefixes: ['{namespace}/'], verbs: [get]}",
     "Deny | namespaces: ['*'] | secrets: {prefixes: ['{namespace}--'], verbs: [get]}",
+    "Deny | namespaces: ['*'] | secrets: {names: ['{serviceAccount}--k'], verbs: [get]}",
     "Deny | namespaces: ['*'], except: {namespaces: [a]} | secrets: {prefixes: [a/], verbs: [get]}",
     "Deny | namespaces: ['*'], except: {namespacePrefixes: [a-]} | secrets: {names: ['*'], \
      verbs: [get]}",
@@ -257,7 +258,9 @@ proptest! {
         let accounts = ["a", "b", "a-b", "a--b", "x"].map(|namespace| {
             ["a", "x", "a-b", "x--y"].map(|name| who(&format!("{namespace}/{name}")))
         });
-        let names = ["a/k", "b/k", "a-b/k", "a--b/k", "x/k", "x--y/k", "a--k", "zz"];
+        let names = [
+            "a/k", "b/k", "a-b/k", "a--b/k", "x/k", "x--y/k", "a--k", "a--b--k", "x--y--k", "zz",
+        ];
         let ask = |name: &&str| {
             let secret = Box::new(secret(&format!("aws/{name}")));
             Ask::Secret(Verb::Get, secret, Toward::default())
@@ -339,6 +342,29 @@ fn differences_are_found_where_only_few_callers_have_them() {
 }
 
 #[test]
+fn verbs_that_never_go_with_fields_are_not_listed() {
+    let some = "Allow | namespaces: [a] | secrets: {names: [k], fields: [f], verbs: ['*']}";
+    let reach = compiled(&[some]).reach(&who("a/x"), &catalog()).expect("few");
+    let verb = |one: &crate::policy::Reachable| match &one.piece {
+        Piece::Secret { backend, verb, .. } => format!("{verb} {backend}"),
+        other => format!("{other:?}"),
+    };
+    assert_eq!(reach.iter().map(verb).collect::<Vec<_>>(), ["get aws", "get azure"]);
+    let get = "Allow | namespaces: [a] | secrets: {names: [k], fields: [f], verbs: [get]}";
+    assert_eq!(changes(&[some], &[get]), [""; 0]);
+    // An example can be asked as it is.
+    let all = "Allow | namespaces: [a] | secrets: {names: [k], verbs: [delete]}";
+    let deny = "Deny | namespaces: [a] | secrets: {names: [k], fields: [f], verbs: [delete]}";
+    let found = diff(&compiled(&[all]), &compiled(&[all, deny]), &catalog(), &domains(), |_, _| {});
+    let found = found.expect("few policies");
+    assert!(!found.is_empty());
+    for Change { witness: (_, ask), .. } in &found {
+        let Ask::Secret(Verb::Delete, secret, _) = ask else { panic!("{ask}") };
+        assert_eq!(secret.field, None);
+    }
+}
+
+#[test]
 fn what_is_wholly_denied_is_not_listed() {
     let names = |lines: &[&str]| -> Vec<_> {
         let reach = compiled(lines).reach(&who("a/x"), &catalog()).expect("few");
@@ -360,6 +386,28 @@ fn what_is_wholly_denied_is_not_listed() {
     assert_eq!(names(&[allow, audit]).len(), 2);
     let other = "Allow Audit | namespaces: [a] | secrets: {names: ['*'], verbs: ['*']}";
     assert!(names(&[other]).is_empty());
+}
+
+#[test]
+fn a_deny_takes_away_what_no_allow_of_the_same_text_gives() {
+    let all =
+        "Allow | namespaces: ['*'] | secrets: {backends: [azure], names: ['*'], verbs: [get]}";
+    let own = "Allow | namespaces: ['*'] | secrets: {backends: [azure], prefixes: ['{namespace}--'], verbs: [get]}";
+    let deny = "Deny | namespaces: ['*'] | secrets: {prefixes: ['{namespace}--'], verbs: [get]}";
+    let except = |lines: &[&str]| -> Vec<_> {
+        let reach = compiled(lines).reach(&who("a--b/x"), &catalog()).expect("few");
+        let pieces = reach.iter().flat_map(|one| &one.except).map(|one| one.piece.clone());
+        pieces.collect()
+    };
+    assert!(except(&[own]).is_empty());
+    let [Piece::Secret { names, .. }] = &except(&[all, deny])[..] else { panic!("one") };
+    assert_eq!(names.to_string(), "a--b--*");
+    let root = secret("azure/a--b--k");
+    let deed = Deed::Secret(Verb::Get, &root, Destination::default());
+    let holders = compiled(&[all, deny]).holders(&deed, &catalog(), &domains()).expect("few");
+    let denied: Vec<_> = holders[0].denied.iter().map(|one| one.whom.to_string()).collect();
+    assert_eq!(denied, ["namespace a", "namespace a--b"]);
+    assert_eq!(changes(&[all], &[all, deny]), ["- everyone get azure {namespace}--*"],);
 }
 
 #[test]

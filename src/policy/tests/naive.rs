@@ -97,7 +97,7 @@ fn applies(to: &Value, who: &Principal, ask: Ask<'_>, allow: bool, unsent: bool)
             !secrets.is_null()
                 && has_verb(secrets, verb)
                 && lists(&secrets["backends"], secret.backend.as_str())
-                && (named(secrets, who, secret))
+                && named(secrets, who, secret, allow)
                 && has_field(&secrets["fields"], secret, allow)
                 && (secrets["destinations"].is_null()
                     || items(&secrets["destinations"])
@@ -108,7 +108,7 @@ fn applies(to: &Value, who: &Principal, ask: Ask<'_>, allow: bool, unsent: bool)
             let some_name = texts(&secrets["names"])
                 .iter()
                 .chain(&texts(&secrets["prefixes"]))
-                .any(|name| *name == "*" || expand(name, who).is_some());
+                .any(|name| *name == "*" || expand(name, who, allow).is_some());
             let every_name = texts(&secrets["names"]) == ["*"] && secrets["backends"].is_null();
             !secrets.is_null()
                 && has_verb(secrets, verb)
@@ -144,13 +144,13 @@ fn has_verb(secrets: &Value, verb: Verb) -> bool {
     verbs.contains(&verb.as_str()) || verbs == ["*"] && verb != Verb::Use
 }
 
-/// A name with its placeholders filled in; `--` after one asks for values
+/// A name with its placeholders filled in; `--` after one in an Allow asks for values
 /// without `--`.
-fn expand(name: &str, who: &Principal) -> Option<String> {
+fn expand(name: &str, who: &Principal, allow: bool) -> Option<String> {
     let mut text = name.to_owned();
     let account = who.service_account().name();
     for (hole, value) in [("{namespace}", who.namespace()), ("{serviceAccount}", account)] {
-        if value.contains("--") && name.contains(&format!("{hole}--")) {
+        if allow && value.contains("--") && name.contains(&format!("{hole}--")) {
             return None;
         }
         text = text.replace(hole, value);
@@ -158,14 +158,14 @@ fn expand(name: &str, who: &Principal) -> Option<String> {
     Some(text)
 }
 
-fn named(secrets: &Value, who: &Principal, secret: &SecretRef) -> bool {
+fn named(secrets: &Value, who: &Principal, secret: &SecretRef, allow: bool) -> bool {
     // Azure ignores case; its names arrive in lower case.
     let spell = |text: String| match secret.backend.as_str() {
         "azure" => text.to_lowercase(),
         _ => text,
     };
     let asked = secret.name.as_str();
-    let expanded = |list| texts(list).into_iter().filter_map(|t| expand(t, who)).map(spell);
+    let expanded = |list| texts(list).into_iter().filter_map(|t| expand(t, who, allow)).map(spell);
     texts(&secrets["names"]) == ["*"]
         || expanded(&secrets["names"]).any(|name| name == asked)
         || expanded(&secrets["prefixes"]).any(|prefix| asked.starts_with(&prefix))

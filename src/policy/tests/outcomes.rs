@@ -1,6 +1,6 @@
 //! What a decision tells: which rule, audit matches, and why not.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
 use super::{
     catalog,
@@ -8,7 +8,9 @@ use super::{
 };
 use crate::{
     identity::ServiceAccount,
-    policy::{Connection, Destination, HttpRequest, Policies, PolicySet, Reason, Subjects, Verb},
+    policy::{
+        Connection, Destination, HttpRequest, Policies, PolicySet, Question, Reason, Subjects, Verb,
+    },
 };
 
 #[test]
@@ -25,6 +27,30 @@ fn audit_decides_nothing_and_is_told() {
     assert_eq!((decision.policy.as_deref(), decision.rule), (Some("p1"), Some(0)));
     let denial = set.authorize(&who("b/x"), Verb::Get, &secret("aws/k")).expect_err("audit only");
     assert_eq!((denial.reason, denial.decision.audit.len()), (Reason::NoMatch, 2));
+}
+
+#[test]
+fn the_nearest_rule_is_one_that_has_the_verb() {
+    let set = compiled(&[
+        "Allow | namespaces: [a] | secrets: {names: [k], verbs: [get]}",
+        "Allow | namespaces: [b], require: [token] | secrets: {names: [k], verbs: [delete]}",
+        "Allow | namespaces: [b] | secrets: {names: [l], verbs: [use], destinations: \
+         [{clusters: [c], hosts: [h]}]}",
+        "Allow | namespaces: [a], require: [token, grant] | secrets: {names: [k], verbs: [list]}",
+    ]);
+    let key = secret("aws/k");
+    let nearest = |verb| {
+        let explained = set.explain_secret(&who("a/x"), verb, &key, &Destination::default());
+        let nearest = explained.nearest.expect("there are rules");
+        (nearest.policy.to_string(), nearest.unmet.len())
+    };
+    assert_eq!(nearest(Verb::Delete), ("p1".to_owned(), 2));
+    assert_eq!(nearest(Verb::Use), ("p2".to_owned(), 4));
+    assert_eq!(nearest(Verb::Update), ("p0".to_owned(), 1));
+    let (verb, destination) = (Verb::List, Destination::default());
+    let question = Question::Secret { verb, secret: Cow::Borrowed(&key), destination, by: None };
+    let told = set.explain_to_caller(&who("a/x"), &question).nearest.expect("its own rules");
+    assert_eq!((&*told.policy, told.unmet.len()), ("p3", 2));
 }
 
 #[test]

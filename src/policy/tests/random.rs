@@ -30,6 +30,7 @@ const NAMES: &[&str] = &[
     "k/{namespace}",
     "{namespace}/{serviceAccount}",
     "{namespace}--k",
+    "{namespace}--k--{serviceAccount}",
     "K-{serviceAccount}--k",
 ];
 const NAME_PREFIXES: &[&str] = &[
@@ -40,7 +41,9 @@ const NAME_PREFIXES: &[&str] = &[
     "a/k/",
     "{namespace}/",
     "{namespace}--",
+    "{namespace}--k-",
     "{namespace}.",
+    "{serviceAccount}--",
     "k/{namespace}/",
     "{namespace}/{serviceAccount}/",
     "{namespace}--{serviceAccount}--",
@@ -178,7 +181,7 @@ fn secrets(allow: bool) -> impl Strategy<Value = Value> {
 fn http() -> impl Strategy<Value = Value> {
     let fields = (
         starred(0.4, HOSTS),
-        starred(0.4, &["GET", "get"]),
+        starred(0.4, &["GET", "gets"]),
         starred(0.5, PATHS),
         maybe(0.4, ACCOUNTS),
     );
@@ -252,6 +255,8 @@ pub(in crate::policy) fn request(catalog: &Catalog) -> impl Strategy<Value = Req
         move |(verb, backend, name, field, (proxy, asked))| {
             let ((cluster, route, sni, port), (host, scheme, method, path)) = (proxy, asked);
             let mut secret = catalog.locate(&name, NameEncoding::Plain, Some(backend)).ok()?;
+            // The service refuses the others with a field.
+            let field = field.filter(|_| verb.takes_part());
             secret.field = field.map(|field| SecretField::parse(field).expect("valid"));
             let destination = [cluster, route, sni, host, port, scheme, method, path];
             Some(Request::Secret { verb, secret, destination })
@@ -259,7 +264,7 @@ pub(in crate::policy) fn request(catalog: &Catalog) -> impl Strategy<Value = Req
     );
     let verb = select(&Verb::ALL[..]);
     let to = || option::of(select(ACCOUNTS));
-    let http = (select(&["GET", "get"][..]), select(HOSTS), select(PATHS), to());
+    let http = (select(&["GET", "get", "gets"][..]), select(HOSTS), select(PATHS), to());
     prop_oneof![
         4 => secret,
         1 => verb.prop_map(Request::Collection),

@@ -116,6 +116,40 @@ fn namespaces_keep_to_their_own_names() {
 }
 
 #[test]
+fn a_deny_is_expanded_for_callers_whom_an_allow_leaves_out() {
+    check(
+        &[
+            "Allow | namespaces: ['*'] | secrets: {names: ['*'], verbs: [get]}",
+            "Deny | namespaces: ['*'] | secrets: {prefixes: ['{namespace}--root-'], names: \
+             ['{serviceAccount}--key'], verbs: [get]}",
+        ],
+        &[
+            ("a/x", "azure/a--root-k", DENIED),
+            ("a--b/x", "azure/a--b--root-k", DENIED),
+            ("a--b/x", "azure/A--B--Root-k", DENIED),
+            ("a--b/x", "aws/a--b--root-k", DENIED),
+            ("a/x", "aws/x--key", DENIED),
+            ("a/x--y", "aws/x--y--key", DENIED),
+            ("a/x", "azure/a--b--root-k", Ok(())),
+            ("a--b/x", "azure/a--root-k", Ok(())),
+            ("a--b/x", "azure/a--b--other", Ok(())),
+            ("a/x--y", "aws/x--key", Ok(())),
+        ],
+    );
+}
+
+#[test]
+fn a_deny_of_a_field_denies_what_is_done_with_the_whole() {
+    let lines = [
+        "Allow | namespaces: ['*'] | secrets: {names: [k], verbs: ['*']}",
+        "Deny | namespaces: ['*'] | secrets: {names: [k], fields: [f], verbs: [delete]}",
+    ];
+    let set = compiled(&lines);
+    assert!(set.authorize(&who("a/x"), Verb::Delete, &secret("aws/k")).is_err());
+    assert!(set.authorize(&who("a/x"), Verb::Update, &secret("aws/k")).is_ok());
+}
+
+#[test]
 fn service_accounts_are_compared_as_they_are() {
     check(
         &[
@@ -352,7 +386,7 @@ fn collections_need_some_name_and_are_filtered_by_name() {
         "Deny | namespaces: [b] | secrets: {names: ['*'], verbs: [list]}",
         "Deny | namespaces: [c] | secrets: {backends: [aws], names: ['*'], verbs: [list]}",
         "Deny | namespaces: [a] | secrets: {names: [a--d], verbs: ['*']}",
-        "Allow | namespaces: [f] | secrets: {names: ['*'], fields: [x], verbs: [list]}",
+        "Allow | namespaces: [f] | secrets: {names: ['*'], fields: [x], verbs: [get, list]}",
         "Allow | namespaces: [g, h, i] | secrets: {names: [k], fields: [x], verbs: [get]}",
         "Deny | namespaces: [h] | secrets: {names: ['*'], fields: [y], verbs: [get]}",
         "Deny | namespaces: [i] | secrets: {names: ['*'], verbs: [get]}",

@@ -136,8 +136,9 @@ pub(super) fn json(outcomes: &[Outcome<'_>], subjects: &[Subject]) -> Value {
     })
 }
 
-/// One suite a table, one test case a case.
-pub(super) fn junit(outcomes: &[Outcome<'_>]) -> anyhow::Result<String> {
+/// One suite a table, one test case a case; and a failed one for each rule of `to_cover` that
+/// decided nothing.
+pub(super) fn junit(outcomes: &[Outcome<'_>], to_cover: &[Subject]) -> anyhow::Result<String> {
     let mut report = Report::new("vaultmux-mesh policy test");
     for Outcome { suite, set, cases } in outcomes {
         let mut tests = TestSuite::new(suite.name.as_str());
@@ -160,6 +161,23 @@ pub(super) fn junit(outcomes: &[Outcome<'_>]) -> anyhow::Result<String> {
             tests.add_test_case(test);
         }
         report.add_test_suite(tests);
+    }
+    for subject in to_cover {
+        let name = format!("coverage of {}", subject.name());
+        let mut tests = TestSuite::new(name.as_str());
+        for (policy, rule, place) in subject.coverage.of(&subject.set).1 {
+            let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+            status
+                .set_type("coverage")
+                .set_message("decided no question")
+                .set_description(place.to_string());
+            let mut test = TestCase::new(format!("{policy}, spec.to[{rule}]"), status);
+            test.set_classname(name.as_str());
+            tests.add_test_case(test);
+        }
+        if !tests.test_cases.is_empty() {
+            report.add_test_suite(tests);
+        }
     }
     report.to_string().context("write JUnit XML")
 }
