@@ -72,7 +72,11 @@ fn shell_commands_are_targets_of_the_makefile_or_run_the_program() {
             None => assert!(
                 [
                     "cargo run -- serve --dev",
-                    "curl -s http://127.0.0.1:8080/v1/secrets/development/api-key"
+                    "curl -s http://127.0.0.1:8080/v1/secrets/development/api-key",
+                    // `conformance chart::cluster` installs it.
+                    "helm install vaultmux-mesh charts/vaultmux-mesh --namespace vaultmux-system \
+                     --create-namespace \\",
+                    "  --values values.yaml",
                 ]
                 .contains(&line),
                 "{line} is not run by any test"
