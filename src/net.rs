@@ -18,7 +18,7 @@ use axum::{extract::connect_info::Connected, serve::IncomingStream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpListener,
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::timeout,
 };
 
@@ -30,6 +30,8 @@ use crate::{
 
 /// A client that does not finish its handshake is dropped after this long.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How many handshakes a listener has at once; who comes then is turned away.
+const HANDSHAKES: usize = 256;
 /// Accepted connections that wait for their server.
 const BACKLOG: usize = 128;
 
@@ -132,6 +134,7 @@ impl Bound {
     }
 
     async fn run(self, sender: mpsc::Sender<Connection>) {
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
@@ -145,9 +148,16 @@ impl Bound {
                     }
                 }
                 (Ok((io, address)), Some(tls)) => {
+                    // Nobody knows who it is yet: so many may take their time, and no more.
+                    let Ok(slot) = Arc::clone(&handshakes).try_acquire_owned() else {
+                        tracing::debug!(listener = %self.address, "too many handshakes");
+                        continue;
+                    };
                     let (tls, sender) = (tls.acceptor(), sender.clone());
                     tokio::spawn(async move {
-                        if let Ok(Ok(stream)) = timeout(HANDSHAKE, tls.accept(io)).await {
+                        let shaken = timeout(HANDSHAKE, tls.accept(io)).await;
+                        drop(slot);
+                        if let Ok(Ok(stream)) = shaken {
                             let chain = stream.get_ref().1.peer_certificates();
                             let leaf = chain.and_then(<[_]>::first).map(AsRef::as_ref);
                             let peer = Arc::new(Peer::new(address, leaf));

@@ -220,6 +220,10 @@ async fn requests_with_two_readings_store_nothing() {
         ("transfer-encoding : chunked".to_owned(), chunks.clone()),
         ("transfer-encoding: xchunked".to_owned(), chunks.clone()),
         ("transfer-encoding: chunked, identity".to_owned(), chunks.clone()),
+        ("transfer-encoding: chunked, chunked".to_owned(), chunks.clone()),
+        ("transfer-encoding: chunked\r\ntransfer-encoding: chunked".to_owned(), chunks.clone()),
+        ("transfer-encoding: gzip, chunked".to_owned(), chunks.clone()),
+        ("transfer-encoding: ,chunked".to_owned(), chunks.clone()),
         ("transfer-encoding: identity".to_owned(), inner.clone()),
         ("transfer-encoding: chunked".to_owned(), format!("0x{hex}\r\n{body}\r\n0\r\n\r\n")),
         ("transfer-encoding: chunked".to_owned(), format!("-{hex}\r\n{body}\r\n0\r\n\r\n")),
@@ -243,6 +247,28 @@ async fn requests_with_two_readings_store_nothing() {
         assert!(!answer.contains("HTTP/1.1 2"), "{fields:?}: {answer}");
         assert_eq!(names(&service).await, serde_json::json!(["zq-orders"]), "{fields:?}");
     }
+    // A method that begins as HTTP/2 does switches nothing off.
+    let text = format!(
+        "PROPFIND /health HTTP/1.1\r\nhost: a\r\n\r\nPOST /v1/secrets HTTP/1.1\r\nhost: a\r\n\
+         content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n{chunks}"
+    );
+    let answer = rest(&mut connect(&service, text.as_bytes()).await).await;
+    assert!(!answer.contains("HTTP/1.1 2"), "{answer}");
+    assert_eq!(names(&service).await, serde_json::json!(["zq-orders"]));
+    // Names of a mebibyte, in the target and in a body.
+    let long = "n".repeat(1 << 20);
+    let text = format!("GET /v1/secrets/{long} HTTP/1.1\r\nhost: a\r\n\r\n");
+    let answer = rest(&mut connect(&service, text.as_bytes()).await).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    let named = format!(r#"{{"name":"{}","value":"canary-x"}}"#, &long[..(1 << 20) - 100]);
+    let text = format!(
+        "POST /v1/secrets HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{named}",
+        named.len()
+    );
+    let answer = rest(&mut connect(&service, text.as_bytes()).await).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{}", &answer[..answer.len().min(300)]);
+    assert_eq!(names(&service).await, serde_json::json!(["zq-orders"]));
     // HTTP/1.0 knows no chunks, and two equal lengths are one.
     let old = format!("POST /v1/secrets HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n{chunks}");
     let answer = rest(&mut connect(&service, old.as_bytes()).await).await;

@@ -2,10 +2,11 @@
 //!
 //! The HTTP library takes `Transfer-Encoding` for right and drops `Content-Length`, so
 //! that nobody behind it can tell. A proxy in front that believed the other one has sent
-//! us, as it thinks, one request; we would read two.
+//! us, as it thinks, one request; we would read two. The same holds for codings that are
+//! not `chunked` once and alone: the library looks at the last of them only.
 
 /// Looks at the lines that a client sends over HTTP/1. Bodies are not told from heads: a
-/// block of lines in a body that names both fields is refused too, and JSON has none.
+/// line in a body that begins like such a field is taken for one, and JSON has none.
 #[derive(Debug, Default)]
 pub(super) struct Framing {
     /// The beginning of the line that is being received.
@@ -31,12 +32,14 @@ pub(super) enum Seen {
     Nothing,
     /// The client speaks HTTP/2, whose frames have one length.
     Frames,
-    /// Both fields, in one block of lines.
-    BothLengths,
+    /// Both fields in one block of lines, or another coding than `chunked`.
+    Ambiguous,
 }
 
-/// Longer than the names that matter.
-const KEPT: usize = 20;
+/// Longer than the fields that matter.
+const KEPT: usize = 64;
+/// How HTTP/2 begins. Methods may begin with a part of it.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
 // === impl Framing ===
 
@@ -44,18 +47,18 @@ impl Framing {
     /// Looks at what arrived.
     pub(super) fn look(&mut self, bytes: &[u8]) -> Seen {
         if self.protocol == Protocol::Unknown {
-            let mut first = self.line.iter().chain(bytes);
-            match (first.next(), first.next()) {
-                // Of all methods that there are, the preface alone begins like that.
-                (Some(b'P'), Some(b'R')) => {
-                    self.protocol = Protocol::Http2;
-                    return Seen::Frames;
-                }
-                (Some(_), Some(_)) => self.protocol = Protocol::Http1,
-                (_, None) | (None, _) => {
+            let arrived = self.line.len() + bytes.len();
+            let first = self.line.iter().chain(bytes).take(PREFACE.len());
+            match (first.eq(&PREFACE[..PREFACE.len().min(arrived)]), arrived < PREFACE.len()) {
+                (true, true) => {
                     self.line.extend_from_slice(bytes);
                     return Seen::Nothing;
                 }
+                (true, false) => {
+                    self.protocol = Protocol::Http2;
+                    return Seen::Frames;
+                }
+                (false, _) => self.protocol = Protocol::Http1,
             }
         }
         if self.protocol == Protocol::Http2 {
@@ -67,7 +70,7 @@ impl Framing {
             self.line.extend_from_slice(&part[..part.len().min(room)]);
             if part.ends_with(b"\n") {
                 if self.end_line() {
-                    seen = Seen::BothLengths;
+                    seen = Seen::Ambiguous;
                 }
                 self.line.clear();
             }
@@ -75,7 +78,7 @@ impl Framing {
         seen
     }
 
-    /// Whether this line makes two lengths of one.
+    /// Whether this line makes two lengths of one, or an end that is read in two ways.
     fn end_line(&mut self) -> bool {
         let line = self.line.as_slice();
         if matches!(line, b"\n" | b"\r\n") {
@@ -87,8 +90,13 @@ impl Framing {
             start.is_some_and(|start| start.eq_ignore_ascii_case(name))
         };
         self.content_length |= names(b"content-length");
-        self.transfer_encoding |= names(b"transfer-encoding");
-        self.content_length && self.transfer_encoding
+        if !names(b"transfer-encoding") {
+            return self.content_length && self.transfer_encoding;
+        }
+        let again = std::mem::replace(&mut self.transfer_encoding, true);
+        let value = line.split(|byte| *byte == b':').nth(1).unwrap_or_default();
+        let alone = value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+        again || !alone || self.content_length
     }
 }
 
@@ -98,7 +106,7 @@ mod tests {
 
     #[test]
     fn two_lengths_are_seen_however_they_arrive() {
-        let cases: [(&str, bool); 9] = [
+        let cases: [(&str, bool); 17] = [
             ("POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", true),
             (
                 "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nx: y\r\nCONTENT-LENGTH:5\r\n\r\n",
@@ -117,12 +125,30 @@ mod tests {
                 false,
             ),
             ("GET / HTTP/1.1\r\n\r\n", false),
+            // A method that begins as HTTP/2 does.
+            (
+                "PROPFIND / HTTP/1.1\r\n\r\nPOST / HTTP/1.1\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
+                true,
+            ),
+            ("PRI / HTTP/1.1\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n", true),
+            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked, chunked\r\n\r\n", true),
+            ("POST / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n", true),
+            ("POST / HTTP/1.1\r\ntransfer-encoding: ,chunked\r\n\r\n", true),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
+                true,
+            ),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding:  Chunked \r\n\r\n", false),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nPOST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n",
+                false,
+            ),
         ];
         for (text, expected) in cases {
             for size in [1, 2, 7, 1000] {
                 let mut framing = Framing::default();
                 let looked = text.as_bytes().chunks(size).map(|part| framing.look(part));
-                let found = looked.collect::<Vec<_>>().contains(&Seen::BothLengths);
+                let found = looked.collect::<Vec<_>>().contains(&Seen::Ambiguous);
                 assert_eq!(found, expected, "{text:?} by {size}");
             }
         }

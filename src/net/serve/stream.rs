@@ -71,7 +71,7 @@ impl AsyncRead for Watched {
             match this.framing.look(received) {
                 Seen::Nothing => {}
                 Seen::Frames => this.activity.has_frames(),
-                Seen::BothLengths => this.activity.set_ambiguous(),
+                Seen::Ambiguous => this.activity.set_ambiguous(),
             }
             this.activity.received();
         }
