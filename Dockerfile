@@ -49,4 +49,5 @@ USER 65532:65532
 EXPOSE 9191 8080 9090
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/vaultmux-mesh"]
-CMD ["--help"]
+# By vaultmux-server's variables; with a file: `serve --config FILE`.
+CMD ["serve"]
