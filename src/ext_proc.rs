@@ -219,6 +219,8 @@ pub enum BodyRefusal {
     TooMany,
     /// It has no reference, and neither had the headers.
     NoReference,
+    /// It is a response whose headers, which say what it is, were not shown.
+    Headless,
 }
 
 // === impl BodyRefusal ===
@@ -233,6 +235,7 @@ impl BodyRefusal {
             Self::Held => "body_held_at_trailers",
             Self::TooMany => "too_many_references",
             Self::NoReference => "reference_required",
+            Self::Headless => "mode_unable:response_header_mode",
         }
     }
 }

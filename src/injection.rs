@@ -26,7 +26,7 @@ pub use scan::{HeaderText, Refused, Rewrite, is_same, scan_headers};
 pub use stated::{CheckInjection, StatedDestination};
 
 use crate::{
-    policy::{Destination, canonical_host},
+    policy::{Attribute, Destination, canonical_host},
     secret::{Catalog, InvalidReference, SecretRef},
     signing::Signer,
 };
@@ -76,6 +76,17 @@ pub struct InjectionMatch {
     pub ports: Vec<String>,
     /// As clients ask, `https` or `http`.
     pub schemes: Vec<String>,
+}
+
+/// Whether a rule is for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+    /// Nobody knows, for want of this.
+    Open(Attribute),
 }
 
 /// What an injected header holds once its references are resolved.
@@ -134,6 +145,12 @@ pub fn is_fixed(name: &str) -> bool {
     name.starts_with(':')
         || FIXED.iter().any(|fixed| name.eq_ignore_ascii_case(fixed))
         || name.as_bytes().get(..ENVOY.len()).is_some_and(|head| head.eq_ignore_ascii_case(ENVOY))
+}
+
+/// Whether the target is one that has no path, as of a tunnel.
+#[must_use]
+pub fn is_pathless(method: &str, target: &str) -> bool {
+    matches!((method, target), ("CONNECT", "") | ("OPTIONS", "*"))
 }
 
 /// The headers that rules set. Of several rules for one header the first wins.
@@ -243,20 +260,47 @@ impl InjectionMatch {
     /// Whether the rule is for this request. `path` is canonical, without query.
     #[must_use]
     pub fn matches(&self, method: &str, path: Option<&str>, to: &Destination<'_>) -> bool {
-        let any = |wanted: &[String], seen: Option<&str>| {
-            wanted.is_empty() || seen.is_some_and(|seen| wanted.iter().any(|w| w == seen))
+        self.fit(method, path, to) == Fit::Yes
+    }
+
+    /// Whether the rule is for this request, where it can be told. A path of more than one
+    /// reading is none.
+    #[must_use]
+    pub fn fit(&self, method: &str, path: Option<&str>, to: &Destination<'_>) -> Fit {
+        let exact = |attribute, wanted: &[String], seen| {
+            fit(attribute, wanted, seen, |wanted, seen| wanted == seen)
         };
-        let path_matches = |wanted: &String| {
-            path.is_some_and(|path| match wanted.ends_with('/') {
+        let method = Some(method).filter(|method| !method.is_empty());
+        let fits = [
+            fit(Attribute::Path, &self.paths, path, |wanted, path| match wanted.ends_with('/') {
                 true => path.starts_with(wanted.as_str()),
                 false => path == wanted,
-            })
-        };
-        any(&self.hosts, to.host)
-            && any(&self.clusters, to.cluster)
-            && any(&self.ports, to.port)
-            && any(&self.schemes, to.scheme)
-            && (self.paths.is_empty() || self.paths.iter().any(path_matches))
-            && (self.methods.is_empty() || self.methods.iter().any(|m| m.as_str() == method))
+            }),
+            fit(Attribute::Method, &self.methods, method, |wanted, method| {
+                wanted.as_str() == method
+            }),
+            exact(Attribute::Host, &self.hosts, to.host),
+            exact(Attribute::Cluster, &self.clusters, to.cluster),
+            exact(Attribute::Port, &self.ports, to.port),
+            exact(Attribute::Scheme, &self.schemes, to.scheme),
+        ];
+        match fits.contains(&Fit::No) {
+            true => Fit::No,
+            false => fits.into_iter().find(|fit| *fit != Fit::Yes).unwrap_or(Fit::Yes),
+        }
+    }
+}
+
+fn fit<W>(
+    attribute: Attribute,
+    wanted: &[W],
+    seen: Option<&str>,
+    is: impl Fn(&W, &str) -> bool,
+) -> Fit {
+    match seen {
+        _ if wanted.is_empty() => Fit::Yes,
+        None => Fit::Open(attribute),
+        Some(seen) if wanted.iter().any(|wanted| is(wanted, seen)) => Fit::Yes,
+        Some(_) => Fit::No,
     }
 }

@@ -55,7 +55,8 @@ impl Injector<'_> {
     pub async fn apply(&self, rewrites: &[Rewrite<'_>]) -> Result<Vec<RenderedHeader>, Refusal> {
         settable(rewrites.iter().map(|rewrite| rewrite.name.as_str()))?;
         let fetched = self.fetch(rewrites.iter().flat_map(Rewrite::references)).await?;
-        Ok(render_headers(rewrites, |secret| fetched.value(secret))?)
+        let headers = render_headers(rewrites, |secret| fetched.value(secret));
+        Ok(self.placed(fetched.len(), headers)?)
     }
 
     /// Authorises and fetches secrets, each once.
@@ -129,7 +130,20 @@ impl Injector<'_> {
         Err(Refusal { problem, details })
     }
 
-    /// Fetches one secret, and counts it.
+    /// Counts secrets that were fetched, now that it is known whether they fit. One that does
+    /// not keeps all of them out.
+    ///
+    /// # Errors
+    /// Those of the outcome.
+    pub fn placed<T, E>(&self, secrets: usize, outcome: Result<T, E>) -> Result<T, E> {
+        match outcome.is_ok() {
+            true => (0..secrets).for_each(|_| self.count("resolved")),
+            false => self.count("invalid_value"),
+        }
+        outcome
+    }
+
+    /// Fetches one secret. Whoever puts it somewhere says so by [`Injector::placed`].
     ///
     /// # Errors
     /// [`ResolveError`].
@@ -137,7 +151,9 @@ impl Injector<'_> {
         let request_id = self.recorder.request_id.map(Into::into);
         let call = Call { deadline: self.deadline, request_id };
         let record = self.snapshot.resolver.resolve(permit, call).await;
-        self.count(if record.is_ok() { "resolved" } else { "failed" });
+        if record.is_err() {
+            self.count("failed");
+        }
         record
     }
 
@@ -169,6 +185,13 @@ impl Fetched {
     pub fn value(&self, secret: &SecretRef) -> Option<&SecretValue> {
         let found = self.0.iter().find(|(permit, _)| permit.secret() == secret);
         found.map(|(_, record)| &record.value)
+    }
+
+    /// How many there are.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// The secrets with the rights to them.

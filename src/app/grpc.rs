@@ -55,6 +55,7 @@ fn phases(config: ExtProcConfig) -> PhaseSettings {
     };
     PhaseSettings {
         mode_override: config.mode_override,
+        override_heeded: config.override_heeded,
         modes: Modes {
             request_body: mode(config.modes.request_body),
             response_body: mode(config.modes.response_body),

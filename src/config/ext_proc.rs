@@ -43,6 +43,8 @@ pub struct ExtProcConfig {
     pub duplex_budget: Duration,
     /// Whether to ask Envoy for the phases that there is work in, and no others.
     pub mode_override: bool,
+    /// Whether that was said, and is no default: Envoy heeds it then.
+    pub override_heeded: bool,
     /// How the filter is set, where it does not say so itself.
     pub modes: ConfiguredModes,
     /// Longest body that is taken as a whole, in bytes.
@@ -113,7 +115,8 @@ pub(super) struct ExtProcFile {
     #[schemars(with = "Option<schema::LongerThanZero>")]
     duplex_budget: Option<Spanned<Period>>,
     /// Whether to ask Envoy, request by request, for the phases that there is work in, and no
-    /// others; true by default. Needs Envoy's `allow_mode_override`.
+    /// others; true by default. Needs Envoy's `allow_mode_override`. Rules with `redact` rely on
+    /// it only where `true` is written.
     mode_override: Option<bool>,
     /// The clusters toward which secrets may be used, whatever policies say, as Envoy names them:
     /// those that it reaches through TLS. No attribute tells which these are. Any cluster
@@ -395,6 +398,7 @@ impl ExtProcFile {
             max_message_timeout,
             duplex_budget,
             mode_override: self.mode_override.unwrap_or(true),
+            override_heeded: self.mode_override == Some(true),
             modes: ConfiguredModes {
                 request_body: self.modes.request_body,
                 response_body: self.modes.response_body,

@@ -17,10 +17,11 @@ use crate::{
     identity::Principal,
     injection::{
         Injection, InjectionMatch, Matched, Refused, Rewrite, Unaliased, Unfit, UnfitReason,
-        is_same, rules, scan_headers, without_aliases,
+        is_pathless, is_same, rules, scan_headers, without_aliases,
     },
+    metrics::Edge,
     operation::SecretOperation,
-    policy::{Destination, PrefetchPermit, Verb, canonical_host, canonical_path},
+    policy::{Denial, Destination, PrefetchPermit, Verb, canonical_host, canonical_path},
     snapshot::Snapshot,
 };
 
@@ -75,9 +76,13 @@ impl Allowed<'_> {
         let (mut rewrites, scanned) =
             self.rewrites(unaliased.as_ref(), &destination, InjectionMatch::matches);
         rewrites.extend(scanned.map_err(Refusal::from).map_err(refused)?);
-        let path = canonical_path(self.http.path).ok();
-        let Matched { required, redacts, .. } =
-            substitutions.matching(self.http.method, path, &destination);
+        let pathless = || is_pathless(self.http.method, self.http.path).then_some("");
+        let path = canonical_path(self.http.path).ok().or_else(pathless);
+        let matched = substitutions.matching(self.http.method, path, &destination);
+        if let Some(reason) = matched.refused() {
+            return Err(refused(Refusal::denied(Denial::new(reason), Edge::ExtAuthz)));
+        }
+        let Matched { required, redacts, .. } = matched;
         if rewrites.is_empty() {
             return match required {
                 false => Ok(Vec::new()),

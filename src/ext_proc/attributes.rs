@@ -16,6 +16,7 @@ use super::RequestHeaders;
 use crate::{
     api,
     identity::{Evidence, GrantError, GrantScope, IdentityError, InvalidSpiffeId, Principal},
+    injection::is_pathless,
     operation::split_query,
     policy::{Destination, Reason, canonical_host, canonical_path},
     snapshot::Snapshot,
@@ -149,6 +150,12 @@ impl<'a> Head<'a> {
     /// The path without query, if it has one reading.
     pub(super) fn path(&self) -> Option<&str> {
         self.path.as_deref()
+    }
+
+    /// The same for rules that restrict: a target without a path is in none of theirs, and is
+    /// told from one of more than one reading.
+    pub(super) fn path_or_none(&self) -> Option<&str> {
+        self.path().or_else(|| is_pathless(self.method, self.target).then_some(""))
     }
 
     /// Where the request goes.

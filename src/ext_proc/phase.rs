@@ -40,6 +40,9 @@ use crate::injection::Resolution;
 pub struct PhaseSettings {
     /// Whether to ask Envoy, request by request, for what is needed and nothing else.
     pub mode_override: bool,
+    /// Whether the operator says that it is heeded. Where it is not, a response passes
+    /// without having been looked into, and nobody learns of it.
+    pub override_heeded: bool,
     /// The filter's modes, where it does not announce them.
     pub modes: Modes,
     /// Longest body that is taken as a whole.
@@ -223,6 +226,12 @@ impl Phases {
                 })
             }
             Request::RequestBody(body) => self.request.body(body),
+            // What is to be taken out is decided over headers. Those have gone on.
+            Request::ResponseBody(_) | Request::ResponseTrailers(_)
+                if self.wanted.response_body && !self.response.started() =>
+            {
+                Ok(Step::Refuse(BodyRefusal::Headless))
+            }
             Request::ResponseBody(body) => self.response.body(body),
             Request::RequestTrailers(_) => self.request.trailers(HeaderMutation::default()),
             Request::ResponseTrailers(trailers) if self.wanted.response_body => {
@@ -260,6 +269,8 @@ impl Phases {
         let work = rest.scan.map_or(Work::Pass, Work::Scan);
         let overrides = self.settings.mode_override && !self.override_ignored;
         self.wanted = wanted;
+        let asked_for = overrides && self.settings.override_heeded;
+        self.response.trailers_hidden = !asked_for && !self.settings.modes.response_trailers;
         self.request.work(work);
         self.request.signs(rest.signs);
         if overrides && rest.signs {
@@ -354,6 +365,7 @@ impl Phases {
         let overrides = self.settings.mode_override && !self.override_ignored;
         let known_end = trailers || direction.framing.length.is_some();
         match direction.mode {
+            BodyMode::None if overrides && side == Side::Response => self.settings.override_heeded,
             _ if overrides => true,
             // Bytes that are held back when the body ends in trailers would be lost.
             BodyMode::Streamed => known_end,
@@ -391,7 +403,12 @@ impl Note {
 
 impl Default for PhaseSettings {
     fn default() -> Self {
-        Self { mode_override: false, modes: Modes::default(), body_limit: 8 * 1024 * 1024 }
+        Self {
+            mode_override: false,
+            override_heeded: true,
+            modes: Modes::default(),
+            body_limit: 8 * 1024 * 1024,
+        }
     }
 }
 

@@ -164,6 +164,7 @@ impl Processor for SecretProcessor {
             unsigned,
             used,
             redacts,
+            answered: false,
             needles: None,
             request,
             snapshot,

@@ -43,6 +43,8 @@ pub(super) struct SecretSession {
     pub(super) unsigned: Option<HeaderMutation>,
     pub(super) used: Used,
     pub(super) redacts: bool,
+    /// Whether the response has begun, and with it what is taken out of it was settled.
+    pub(super) answered: bool,
     pub(super) needles: Option<Arc<Needles>>,
 }
 
@@ -85,6 +87,12 @@ impl Session for SecretSession {
         };
         let Some(place) = self.place else { return Ok(Vec::new()) };
         let principal = self.principal.as_ref();
+        if self.redacts && self.answered {
+            self.metrics.ext_proc_body("response_early");
+            let problem = Problem::new(ProblemCode::BackendRefused);
+            let details = "vaultmux_response_early".to_owned();
+            return Err(exchange.end(principal, Refusal { problem, details }));
+        }
         let decided = exchange.decide(principal, place, references, &mut self.used).await;
         decided.map_err(|refusal| exchange.end(principal, refusal))
     }
@@ -120,7 +128,7 @@ impl Session for SecretSession {
             BodyRefusal::TooLarge | BodyRefusal::Incomplete => ProblemCode::BodyTooLarge,
             BodyRefusal::TooMany => ProblemCode::InvalidReference,
             BodyRefusal::NoReference => ProblemCode::Forbidden,
-            BodyRefusal::Held => ProblemCode::Internal,
+            BodyRefusal::Held | BodyRefusal::Headless => ProblemCode::Internal,
         };
         let details = format!("vaultmux_{}", refusal.as_str());
         self.end(Refusal { problem: Problem::new(code), details })
@@ -132,6 +140,7 @@ impl Session for SecretSession {
     ) -> Result<ResponseAnswer, ImmediateResponse> {
         suspects::suspect(headers, &self.used, &self.snapshot, &self.request_id);
         let mut answer = ResponseAnswer::default();
+        self.answered = true;
         if !self.redacts {
             return Ok(answer);
         }

@@ -7,13 +7,13 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    CLOSE, InjectionMatch,
+    CLOSE, Fit, InjectionMatch,
     encoding::Encoding,
     finder::{Finder, Search},
     surface::{Surface, Surfaces, Violation},
 };
 use crate::{
-    policy::Destination,
+    policy::{Attribute, Destination, Reason},
     secret::{Catalog, InvalidReference, SecretRef},
 };
 
@@ -81,6 +81,9 @@ pub struct Matched {
     pub required: bool,
     /// Whether what is put into it is taken out of the response.
     pub redacts: bool,
+    /// What is not known of the request, though a rule that restricts it depends on it: it
+    /// may not go on.
+    pub open: Option<Attribute>,
 }
 
 /// What a reference or an alias names.
@@ -92,6 +95,30 @@ pub struct Target {
     pub length: Option<usize>,
     /// What is done if it may not be used, in place of what the rule says.
     pub on_violation: Option<Violation>,
+}
+
+// === impl Substitution ===
+
+impl Substitution {
+    /// Whether requests are refused, or responses changed, over it.
+    fn restricts(&self) -> bool {
+        let denies = |surface| self.surfaces.get(surface) == Some(Violation::Deny);
+        self.required || self.redacts || Surface::ALL.into_iter().any(denies)
+    }
+}
+
+// === impl Matched ===
+
+impl Matched {
+    /// Why the request may not go on, whatever it carries.
+    #[must_use]
+    pub fn refused(&self) -> Option<Reason> {
+        self.open.map(|attribute| match attribute {
+            // The client's doing.
+            Attribute::Path => Reason::Malformed,
+            attribute => Reason::MissingAttribute(attribute),
+        })
+    }
 }
 
 // === impl Substitutions ===
@@ -141,14 +168,27 @@ impl Substitutions {
         !self.aliases.is_empty()
     }
 
-    /// What is looked for in a request. `path` is canonical, without query.
+    /// What is looked for in a request. `path` is canonical, without query. What is not known
+    /// of the request switches no restriction off.
     #[must_use]
     pub fn matching(&self, method: &str, path: Option<&str>, to: &Destination<'_>) -> Matched {
         let mut matched = Matched::default();
-        for rule in self.rules.iter().filter(|rule| rule.matcher.matches(method, path, to)) {
-            matched.surfaces.extend(&rule.surfaces);
-            matched.required |= rule.required;
-            matched.redacts |= rule.redacts;
+        for rule in self.rules.iter() {
+            match rule.matcher.fit(method, path, to) {
+                Fit::No => {}
+                Fit::Yes => {
+                    matched.surfaces.extend(&rule.surfaces);
+                    matched.required |= rule.required;
+                    matched.redacts |= rule.redacts;
+                }
+                Fit::Open(attribute) => {
+                    matched.redacts |= rule.redacts;
+                    let path = attribute == Attribute::Path;
+                    if rule.required || path && rule.restricts() {
+                        matched.open.get_or_insert(attribute);
+                    }
+                }
+            }
         }
         matched
     }
@@ -240,3 +280,43 @@ impl PartialEq for Substitutions {
 }
 
 impl Eq for Substitutions {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restrictions_hold_until_it_is_known_that_they_do_not() {
+        let cluster = Some(Attribute::Cluster);
+        let path = Some(Attribute::Path);
+        let to = |cluster| Destination { cluster, ..Destination::default() };
+        // What is restricted, where the request goes, its path; what is redacted, what is open.
+        for (required, redacts, denies, seen, at, expected) in [
+            (true, false, false, None, Some("/a/b"), (false, cluster)),
+            (true, false, false, Some("x"), None, (false, path)),
+            (true, false, false, None, Some("/b"), (false, None)),
+            (true, false, false, Some("y"), None, (false, None)),
+            (false, true, false, None, Some("/a/b"), (true, None)),
+            (false, true, false, None, None, (true, path)),
+            (false, true, false, Some("x"), None, (true, path)),
+            (false, true, false, Some("y"), None, (false, None)),
+            (false, false, true, Some("x"), None, (false, path)),
+            (false, false, true, None, Some("/a/b"), (false, None)),
+            (false, false, false, Some("x"), None, (false, None)),
+        ] {
+            let mut surfaces = Surfaces::default();
+            surfaces.add(Surface::Json, if denies { Violation::Deny } else { Violation::Log });
+            let matcher = InjectionMatch {
+                clusters: vec!["x".into()],
+                paths: vec!["/a/".into()],
+                ..InjectionMatch::default()
+            };
+            let rule = Substitution { name: "r".into(), matcher, surfaces, required, redacts };
+            let rules = Substitutions::new(vec![rule], Vec::new()).expect("valid");
+            let matched = rules.matching("GET", at, &to(seen));
+            let what = format!("{required} {redacts} {denies} {seen:?} {at:?}");
+            assert_eq!((matched.redacts, matched.open), expected, "{what}");
+            assert!(matched.surfaces.is_empty() && !matched.required, "{what}");
+        }
+    }
+}

@@ -365,6 +365,7 @@ ext_proc:
       match: {hosts: [api.stripe.test], clusters: [payment]}
       surfaces: {json: inert}
       redact: true
+  mode_override: true
 "#;
 
 async fn check_redaction(builder: MeshBuilder) {
@@ -416,7 +417,7 @@ async fn values_are_taken_out_of_answers() {
 /// Where the answer cannot be looked into, the request is not sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn redaction_that_the_modes_forbid_is_refused() {
-    let rules = format!("{REDACTED}  mode_override: false\n");
+    let rules = REDACTED.replace("mode_override: true", "mode_override: false");
     let mesh =
         mesh(&rules).edit("allow_mode_override: true", "allow_mode_override: false").start().await;
     let header = [("authorization", "Bearer {{secret://local/zq-stripe}}")];

@@ -174,6 +174,8 @@ async fn nothing_but_a_bound_destination_gets_a_secret() {
     let text = metrics.encode().expect("text");
     assert!(text.contains(r#"vaultmux_ext_authz_references_total{result="denied"} 17"#), "{text}");
     assert!(text.contains(r#"vaultmux_ext_authz_references_total{result="failed"} 1"#), "{text}");
+    let unfit = r#"vaultmux_ext_authz_references_total{result="invalid_value"} 1"#;
+    assert!(text.contains(unfit), "{text}");
     assert!(!text.contains("shared/"), "{text}");
 }
 
@@ -240,6 +242,7 @@ async fn aliases_count_and_what_cannot_be_done_here_is_refused() {
   substitutions:
     - {{name: r, match: {{hosts: [api.stripe.test], paths: [/required/]}}, require: true}}
     - {{name: s, match: {{hosts: [api.stripe.test], paths: [/redacted/]}}, redact: true}}
+    - {{name: t, match: {{clusters: [stripe], paths: [/bound/]}}, require: true}}
 "
     );
     let (service, _) = super::inject::service(&rules);
@@ -262,6 +265,10 @@ async fn aliases_count_and_what_cannot_be_done_here_is_refused() {
         assert_eq!(answer(&response), Answer::Denied(status), "{path}");
         assert_eq!(reason(&response), expected, "{path}");
     }
+    // Whether the rule is for it, nobody told.
+    let response = check(&service, Case::http("GET", HOST, "/bound/x")).await;
+    assert_eq!(answer(&response), Answer::Denied(403));
+    assert_eq!(reason(&response), "binding_attribute_missing:vaultmux.cluster");
     let (elsewhere, _) = super::inject::service(&format!("{INJECTING}  tls_clusters: [other]\n"));
     let response = check(&elsewhere, to("/").header("x-key", KEY)).await;
     assert_eq!(answer(&response), Answer::Denied(403));

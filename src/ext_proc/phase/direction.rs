@@ -33,6 +33,8 @@ pub(super) struct Direction {
     pending: Option<Pending>,
     /// Whether headers wait for credentials that are made of the whole body.
     signs: bool,
+    /// Whether trailers pass without being shown.
+    pub(super) trailers_hidden: bool,
     /// The whole body, if it was changed, that waits for them.
     unsigned: Option<Bytes>,
 }
@@ -96,6 +98,7 @@ impl Direction {
             limit,
             pending: None,
             signs: false,
+            trailers_hidden: false,
             unsigned: None,
         }
     }
@@ -213,6 +216,10 @@ impl Direction {
                     self.framing.length.is_some() || self.mode == BodyMode::BufferedPartial;
                 if partial && !ends && !whole {
                     return Ok(self.part(&chunk));
+                }
+                // Trailers follow, of which nothing could be taken out.
+                if !ends && self.trailers_hidden && matches!(self.work, Work::Transform(_)) {
+                    return Ok(Step::Refuse(BodyRefusal::Held));
                 }
                 if self.seen > self.limit as u64 {
                     return Ok(Step::Refuse(BodyRefusal::TooLarge));

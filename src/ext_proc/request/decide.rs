@@ -56,7 +56,11 @@ impl Exchange<'_> {
             }
         };
         for ((text, target, permit), record) in permits.into_iter().zip(records) {
-            let written = surface::write(place.surface, &target, &record.value)?;
+            let written = surface::write(place.surface, &target, &record.value);
+            let written = match principal {
+                Some(principal) => self.injector(principal).placed(1, written)?,
+                None => written?,
+            };
             self.metrics.ext_proc_surface(place.surface.as_str(), "replaced");
             used.add(permit, record);
             decided.push((text, Resolution::Value(written)));

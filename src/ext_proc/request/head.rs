@@ -42,8 +42,17 @@ impl Exchange<'_> {
         let mut injected = self.injected(path);
         let matched = match substitutions.is_empty() {
             true => Matched::default(),
-            false => substitutions.matching(self.head.method, path, &self.head.destination()),
+            false => substitutions.matching(
+                self.head.method,
+                self.head.path_or_none(),
+                &self.head.destination(),
+            ),
         };
+        if let Some(reason) = matched.refused() {
+            self.metrics.ext_proc_reference("denied");
+            let refusal = self.deny(Denial::new(reason), None);
+            return Verdict::Answer(self.refuse(None, refusal));
+        }
         let signed: Vec<_> = injected.signers.iter().flat_map(|signer| signer.headers()).collect();
         let overridden = |name: &str| {
             let rewritten = injected.rewrites.iter().map(|rewrite| &rewrite.name);
@@ -229,7 +238,8 @@ impl Exchange<'_> {
         let secrets = parameters.iter().flat_map(|(_, value)| value.references());
         let fetched = self.injector(principal).fetch(secrets).await?;
         let target = mutation::target_after(mutation).unwrap_or(self.head.target);
-        let target = surface::with_query(target, parameters, |secret| fetched.value(secret))?;
+        let target = surface::with_query(target, parameters, |secret| fetched.value(secret));
+        let target = self.injector(principal).placed(fetched.len(), target)?;
         mutation.set_headers.push(mutation::overwrite(":path", target));
         used.extend(fetched);
         Ok(())
@@ -244,7 +254,8 @@ impl Exchange<'_> {
         settable(rewrites.iter().map(|rewrite| rewrite.name.as_str()))?;
         let secrets = rewrites.iter().flat_map(Rewrite::references);
         let fetched = self.injector(principal).fetch(secrets).await?;
-        let mutation = mutation::rewrite(rewrites, |secret| fetched.value(secret))?;
+        let mutation = mutation::rewrite(rewrites, |secret| fetched.value(secret));
+        let mutation = self.injector(principal).placed(fetched.len(), mutation)?;
         used.extend(fetched);
         Ok(mutation)
     }

@@ -44,7 +44,10 @@ impl Exchange<'_> {
         let substitutions = &snapshot.substitutions;
         let injected = self.injected(head.path());
         let matched: Matched =
-            substitutions.matching(head.method, head.path(), &head.destination());
+            substitutions.matching(head.method, head.path_or_none(), &head.destination());
+        if matched.refused().is_some() {
+            return Outcome::Refuse;
+        }
         let Ok(found) = self.found(&injected, &matched) else { return Outcome::Refuse };
         let mut references: Vec<&SecretRef> = injected.references().collect();
         references.extend(found.iter());

@@ -24,7 +24,10 @@ impl Exchange<'_> {
         let names: Vec<_> = signers.iter().flat_map(|signer| signer.headers()).collect();
         settable(names.iter().map(|name| name.as_str()))?;
         let secrets = signers.iter().flat_map(|signer| signer.references());
-        used.extend(self.injector(principal).fetch(secrets).await?);
+        let injector = self.injector(principal);
+        let fetched = injector.fetch(secrets).await?;
+        // What is made of them always fits.
+        used.extend(injector.placed(fetched.len(), Ok::<_, Refusal>(fetched))?);
         Ok(())
     }
 

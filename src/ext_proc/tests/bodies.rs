@@ -405,3 +405,151 @@ async fn clear_text_destinations_are_refused() {
     let answer = start(&["elsewhere", CLUSTER]).await.ask(head()).await.expect("an answer");
     assert_eq!(mutated(&answer), [("x-key".to_owned(), CANARY.to_owned())]);
 }
+
+/// A path of more than one reading may be that of a rule, and so may a destination that
+/// nobody told.
+#[tokio::test]
+async fn what_is_not_known_switches_no_restriction_off() {
+    const MALFORMED: (i32, &str) = (400, "vaultmux_denied_malformed_request");
+    let inert = service(Violation::Inert).await;
+    let key = [("x-key", REFERENCE)];
+    for (message, expected) in [
+        (request("//require/x", &[]), MALFORMED),
+        (request("/require%2fx", &[]), MALFORMED),
+        (request("/a/../require/x", &[]), MALFORMED),
+        (request("/./redact/x", &key), MALFORMED),
+        (request("/redact;a/x", &key), MALFORMED),
+        (request("/require/x", &[]), (403, "vaultmux_reference_required")),
+        (request("/other/x", &key), (0, "")),
+        // These have no path at all.
+        (anonymous("OPTIONS", "api.stripe.com", "*", &[]), (0, "")),
+        (anonymous("CONNECT", "api.stripe.com", "", &[]), (0, "")),
+        (anonymous("CONNECT", "api.stripe.com", "//require/x", &[]), MALFORMED),
+    ] {
+        let what = format!("{:?}", message.request);
+        let answer = inert.ask(message).await.expect("an answer");
+        assert_eq!((status(&answer).0, status(&answer).1), expected, "{what}");
+    }
+    let bound = Service::start_with(|snapshot| {
+        let clusters = vec![CLUSTER.to_owned()];
+        let matcher = InjectionMatch { clusters, ..InjectionMatch::default() };
+        let (name, surfaces) = ("bound".to_owned(), Surfaces::default());
+        let rule = Substitution { name, matcher, surfaces, required: true, redacts: false };
+        snapshot.substitutions = Substitutions::new(vec![rule], Vec::new()).expect("valid");
+    })
+    .await;
+    let set = |cluster: Option<&str>| {
+        let mut message = request("/", &[]);
+        for attributes in message.attributes.values_mut() {
+            attributes.fields.remove("xds.cluster_name");
+            if let Some(cluster) = cluster {
+                let kind = Some(Kind::StringValue(cluster.to_owned()));
+                attributes.fields.insert("xds.cluster_name".to_owned(), Value { kind });
+            }
+        }
+        message
+    };
+    for (message, expected) in [
+        (set(None), (403, "binding_attribute_missing:xds.cluster_name")),
+        (set(Some("")), (403, "binding_attribute_missing:xds.cluster_name")),
+        (set(Some("other")), (0, "")),
+        (set(Some(CLUSTER)), (403, "vaultmux_reference_required")),
+    ] {
+        let answer = bound.ask(message).await.expect("an answer");
+        assert_eq!((status(&answer).0, status(&answer).1), expected);
+    }
+}
+
+/// `response_header_mode: SKIP`.
+#[tokio::test]
+async fn responses_whose_headers_were_not_shown_are_refused() {
+    let service = service(Violation::Inert).await;
+    for request in [
+        Request::ResponseBody(chunk(CANARY.as_bytes(), false)),
+        Request::ResponseBody(chunk(CANARY.as_bytes(), true)),
+        Request::ResponseTrailers(HttpTrailers::default()),
+    ] {
+        let mut exchange = redacting(&service, STREAMED).await;
+        exchange.send(message(request)).await;
+        let answer = exchange.answer().await.expect("an answer").expect("open");
+        assert_eq!(
+            (status(&answer).0, status(&answer).1),
+            (500, "vaultmux_mode_unable:response_header_mode")
+        );
+    }
+}
+
+fn with_phases(phases: PhaseSettings) -> impl Future<Output = Service> {
+    let metrics = Arc::new(Metrics::default());
+    let mut snapshot = snapshot(&metrics);
+    snapshot.substitutions = substitutions(Violation::Inert);
+    let settings = ExtProcSettings { phases, ..ExtProcSettings::default() };
+    let service = ExtProc::new(Current::new(snapshot), Arc::clone(&metrics), settings);
+    Service::serve(service, metrics)
+}
+
+/// A body that is whole and does not end the stream is followed by trailers.
+#[tokio::test]
+async fn trailers_that_are_not_shown_are_not_let_through() {
+    let refused = (502, "vaultmux_body_held_at_trailers");
+    let passed = (0, "");
+    for (overrides, shown, ends, expected) in [
+        ((false, false), false, false, refused),
+        ((false, false), false, true, passed),
+        ((false, false), true, false, passed),
+        // Asked for, and nobody says that it is heeded.
+        ((true, false), false, false, refused),
+        ((true, false), false, true, passed),
+        ((true, true), false, false, passed),
+    ] {
+        let modes = crate::ext_proc::Modes { response_trailers: shown, ..Default::default() };
+        let (mode_override, override_heeded) = overrides;
+        let more = PhaseSettings::default();
+        let phases = PhaseSettings { mode_override, override_heeded, modes, ..more };
+        let service = with_phases(phases).await;
+        let mut exchange = redacting(&service, BUFFERED).await;
+        exchange.send(message(Request::ResponseHeaders(response(&[(":status", "200")])))).await;
+        exchange.answer().await.expect("an answer").expect("open");
+        exchange.send(message(Request::ResponseBody(chunk(CANARY.as_bytes(), ends)))).await;
+        let answer = exchange.answer().await.expect("an answer").expect("open");
+        assert_eq!((status(&answer).0, status(&answer).1), expected, "{overrides:?} {shown}");
+    }
+}
+
+/// Nobody learns of an override that is not heeded before the response has passed.
+#[tokio::test]
+async fn responses_are_shown_by_overrides_only_where_the_operator_says_so() {
+    let unable = (500, "vaultmux_mode_unable:response_body_mode");
+    let key = [("x-key", REFERENCE)];
+    for (override_heeded, mode, expected) in
+        [(false, 0, unable), (false, STREAMED, (0, "")), (true, 0, (0, ""))]
+    {
+        let phases =
+            PhaseSettings { mode_override: true, override_heeded, ..PhaseSettings::default() };
+        let service = with_phases(phases).await;
+        let answer = service.ask(first(request(REDACTED, &key), 0, mode)).await;
+        let answer = answer.expect("an answer");
+        assert_eq!((status(&answer).0, status(&answer).1), expected, "{override_heeded} {mode}");
+        // Nothing to take out, nothing to refuse.
+        let answer = service.ask(first(request(REDACTED, &[]), 0, mode)).await;
+        assert_eq!(status(&answer.expect("an answer")).0, 0);
+    }
+}
+
+/// What is taken out of a response was settled when it began.
+#[tokio::test]
+async fn references_after_the_response_has_begun_are_refused_where_it_is_redacted() {
+    let service = service(Violation::Inert).await;
+    for (target, expected) in [(REDACTED, (502, "vaultmux_response_early")), ("/", (0, ""))] {
+        let mut exchange = service.open().await;
+        let head = posted(target, "application/json", &[]);
+        exchange.send(first(head, STREAMED, STREAMED)).await;
+        exchange.answer().await.expect("an answer").expect("open");
+        exchange.send(message(Request::ResponseHeaders(response(&[(":status", "200")])))).await;
+        exchange.answer().await.expect("an answer").expect("open");
+        let body = format!("[\"{REFERENCE}\"]");
+        exchange.send(message(Request::RequestBody(chunk(body.as_bytes(), true)))).await;
+        let answer = exchange.answer().await.expect("an answer").expect("open");
+        assert_eq!((status(&answer).0, status(&answer).1), expected, "{target}");
+    }
+}

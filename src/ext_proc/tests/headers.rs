@@ -87,6 +87,10 @@ async fn references_that_may_not_be_used_are_refused() {
         assert!(body.contains(r#""request_id""#), "{body}");
         assert!(!body.contains("use/") && !body.contains(CANARY), "{body}");
     }
+    // A value that is not put in is none that was.
+    assert!(service.counts(r#"vaultmux_ext_proc_references_total{result="invalid_value"} 1"#));
+    let metrics = service.metrics.encode().expect("text");
+    assert!(!metrics.contains(r#"references_total{result="resolved"}"#), "{metrics}");
     // One bad reference spoils the request, and nothing is put in.
     let mixed = [("authorization", key.as_str()), ("x-key", "{{secret://local/other}}")];
     let answer = service.ask(request("/", &mixed)).await.expect("an answer");
