@@ -14,6 +14,8 @@ mod memory;
 mod mint;
 #[path = "rest/servers.rs"]
 mod servers;
+#[path = "common/threads.rs"]
+mod threads;
 
 use std::{
     fmt::Display,
@@ -22,9 +24,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use load::{Load, median, percentile};
+use load::Load;
 use mint::Mint;
-use servers::{Service, Threads, bare};
+use servers::{Service, bare};
+use threads::{Threads, median, percentile};
 
 /// One request at a time on each.
 const CONNECTIONS: [usize; 3] = [1, 16, 64];

@@ -114,15 +114,3 @@ fn end(buffer: &[u8]) -> Option<usize> {
     let length: usize = length.expect("a length").parse().expect("a number");
     Some(head + length)
 }
-
-/// The latency that this share of the requests stays below, in milliseconds.
-pub(crate) fn percentile(sorted: &[Duration], share: f64) -> f64 {
-    let at = (sorted.len() as f64 * share) as usize;
-    sorted.get(at).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
-}
-
-pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
-}

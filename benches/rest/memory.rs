@@ -11,7 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{load::median, mint::Mint, print, servers};
+use crate::{mint::Mint, print, servers, threads::median};
 
 const IDLE: usize = 1000;
 const BODY: usize = 60 << 20;

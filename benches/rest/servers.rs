@@ -1,7 +1,6 @@
-//! Who is asked: our service, and a server that answers as many bytes without looking. Each
-//! has threads of its own, whose CPU time is counted.
+//! Who is asked: our service, and a server that answers as many bytes without looking.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, net::SocketAddr};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
@@ -9,7 +8,7 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, runtime::Runtime};
+use tokio::net::TcpListener;
 use vaultmux_mesh::{
     app::App,
     config::{Address, Config, Environment},
@@ -18,12 +17,6 @@ use vaultmux_mesh::{
 
 /// What is read.
 pub(crate) const VALUE: &str = "0123456789abcdef0123456789abcdef";
-
-/// Threads of a server, as many as there are cores.
-pub(crate) struct Threads {
-    name: &'static str,
-    pub(crate) runtime: Runtime,
-}
 
 /// Our service.
 pub(crate) struct Service {
@@ -73,37 +66,6 @@ spec:
   from: [{namespaces: ["*"]}]
   to: [{secrets: {prefixes: ["{namespace}/"], verbs: [get]}}]
 "#;
-
-// === impl Threads ===
-
-impl Threads {
-    pub(crate) fn new(name: &'static str) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().thread_name(name).enable_all().build();
-        Self { name, runtime: runtime.expect("threads") }
-    }
-
-    /// Does this on these threads, and all that it starts.
-    pub(crate) async fn run<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = T> + Send + 'static,
-    ) -> T {
-        self.runtime.spawn(task).await.expect("no panic")
-    }
-
-    /// The time that they have spent on a core.
-    pub(crate) fn cpu(&self) -> Duration {
-        let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
-        let nanoseconds = tasks.filter_map(|task| {
-            // A thread may end meanwhile.
-            let path = task.ok()?.path();
-            let name = std::fs::read_to_string(path.join("comm")).ok()?;
-            let spent = std::fs::read_to_string(path.join("schedstat")).ok()?;
-            (name.trim_end() == self.name).then(|| spent.split(' ').next()?.parse::<u64>().ok())?
-        });
-        Duration::from_nanos(nanoseconds.sum())
-    }
-}
 
 // === impl Service ===
 
