@@ -4,6 +4,8 @@
 mod access;
 mod cluster;
 mod helm;
+mod lint;
+mod notes;
 mod service;
 mod sidecar;
 
@@ -236,10 +238,13 @@ fn wrong_values_are_refused_with_their_place() {
         // What a schema cannot say.
         ("listeners: {rest: {tls: true}}", "needs tls.secretName or tls.certManager.enabled"),
         ("tls: {certManager: {enabled: true}}", "tls.certManager.issuerRef is needed"),
-        ("envoyGateway: {enabled: true}", "envoyGateway.namespace is needed"),
+        (
+            "{envoyGateway: {enabled: true}, listeners: {grpc: {trustedPeers: [10.0.0.0/8]}}}",
+            "envoyGateway.namespace is needed",
+        ),
         ("serviceAccount: {create: false}", "serviceAccount.name is needed"),
         (
-            "{listeners: {grpc: {tls: true}}, tls: {secretName: a}, envoyGateway: {enabled: true, \
+            "{listeners: {grpc: {tls: true, trustedPeers: [10.0.0.0/8]}}, tls: {secretName: a}, envoyGateway: {enabled: true, \
              namespace: a, targetRefs: [{kind: Gateway, name: a}]}}",
             "envoyGateway.caCertificateRefs is needed",
         ),
@@ -251,29 +256,4 @@ fn wrong_values_are_refused_with_their_place() {
     }
     let refused = helm.run(&["template", "x", helm::CHART]).expect_bad();
     assert!(refused.contains("config.backends needs at least one store"), "{refused}");
-}
-
-#[test]
-fn notes_say_what_is_missing() {
-    let helm = Helm::new();
-    let notes = |name: &str, more: &[&str]| {
-        let file = format!("charts/vaultmux-mesh/ci/{name}-values.yaml");
-        let file = repository(&file).display().to_string();
-        let install = ["install", "x", helm::CHART, "--dry-run=client", "--values", &file];
-        let said = helm.run(&[&install[..], more].concat()).expect_good();
-        said.split_once("\nNOTES:\n").expect("notes").1.to_owned()
-    };
-    let said = notes("no-policies", &[]);
-    assert!(said.contains("THERE ARE NO POLICIES: EVERYTHING IS DENIED"), "{said}");
-    assert!(said.contains("service: x-vaultmux-mesh.default.svc.cluster.local"), "{said}");
-    assert!(said.contains("failOpen: false"), "{said}");
-    assert!(said.contains("only the NetworkPolicy keeps others away"), "{said}");
-    assert!(said.contains("REST answers in the clear"), "{said}");
-    let said = notes("no-policies", &["--set", "networkPolicy.enabled=false"]);
-    assert!(said.contains("nothing keeps others away"), "{said}");
-    let said = notes("envoy-gateway", &[]);
-    for wrong in ["NO POLICIES", "keeps others away", "in the clear"] {
-        assert!(!said.contains(wrong), "{said}");
-    }
-    assert!(notes("sidecar", &[]).contains("whatever its cloud identity may"));
 }

@@ -31,7 +31,7 @@
 {{- $cluster := eq .Values.mode "cluster" -}}
 {{- $bind := ternary $values.bind "127.0.0.1" $cluster -}}
 grpc:
-  address: {{ printf "%s:%v" $bind $values.grpc.port | quote }}
+  address: {{ printf "%s:%v" (ternary $bind "127.0.0.1" (eq (include "vaultmux-mesh.grpcOpen" .) "true")) $values.grpc.port | quote }}
   {{- if $values.grpc.tls }}
   tls:
     {{- include "vaultmux-mesh.tlsFiles" . | nindent 4 }}

@@ -76,6 +76,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and (include "vaultmux-mesh.usesTls" .) (or .Values.tls.clientCa.configMap .Values.tls.clientCa.secret) }}true{{ end -}}
 {{- end }}
 
+{{/* "true" if others than the pod itself may ask. */}}
+{{- define "vaultmux-mesh.grpcOpen" -}}
+{{- if and (eq .Values.mode "cluster") .Values.listeners.grpc.trustedPeers }}true{{ end -}}
+{{- end }}
+
 {{- define "vaultmux-mesh.grantSecret" -}}
 {{- if .Values.grant.existingSecret -}}
 {{- .Values.grant.existingSecret -}}

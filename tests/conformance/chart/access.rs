@@ -49,11 +49,22 @@ fn nobody_is_let_in_who_is_not_named() {
         let rules = list(&policy["spec"]["ingress"]).iter();
         rules.map(|rule| rule["ports"][0]["port"].clone()).collect()
     };
-    assert_eq!(ports(&set("aws", "{}")), ["grpc", "admin"], "no REST unless somebody is named");
+    assert_eq!(ports(&set("no-policies", "{}")), ["admin"], "nobody asks");
+    let nobody_named = set("no-policies", "networkPolicy: {grpcFrom: [{namespaceSelector: {}}]}");
+    assert_eq!(ports(&nobody_named), ["admin"], "the port is on loopback");
+    assert_eq!(ports(&set("aws", "{}")), ["grpc", "admin"], "no REST unless it is enabled");
+    let service = |manifests: &[Value]| -> Vec<Value> {
+        let ports = &object(manifests, "Service", "vaultmux-mesh")["spec"]["ports"];
+        list(ports).iter().map(|port| port["name"].clone()).collect()
+    };
+    assert_eq!(service(&nobody_named), ["admin"]);
+    assert_eq!(service(&set("aws", "{}")), ["grpc", "admin"]);
+    let rest = "listeners: {rest: {enabled: true}}\n";
+    assert_eq!(ports(&set("aws", rest)), ["grpc", "admin"], "no REST unless somebody is named");
     let nobody = "networkPolicy: {grpcFrom: []}\ntests: {enabled: false}\n";
     assert_eq!(ports(&set("aws", nobody)), [Value::Null; 0]);
-    let somebody = "networkPolicy: {restFrom: [{namespaceSelector: {}}]}";
-    assert_eq!(ports(&set("aws", somebody)), ["grpc", "rest", "admin"]);
+    let somebody = format!("{rest}networkPolicy: {{restFrom: [{{namespaceSelector: {{}}}}]}}");
+    assert_eq!(ports(&set("aws", &somebody)), ["grpc", "rest", "admin"]);
     let none = "{namespaces: [], principals: []}";
     let nobody = format!("istio: {{callers: {{grpc: {none}, rest: {none}, admin: {none}}}}}");
     let manifests = set("istio", &nobody);
