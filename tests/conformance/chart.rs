@@ -8,6 +8,7 @@ mod lint;
 mod notes;
 mod service;
 mod sidecar;
+mod wrong;
 
 use std::{
     io::Write,
@@ -197,63 +198,4 @@ fn read_strictly(objects: &[&Value]) -> (bool, String) {
     let output = reader.wait_with_output().expect("it ends");
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(said).expect("text"))
-}
-
-#[test]
-fn wrong_values_are_refused_with_their_place() {
-    let helm = Helm::new();
-    let good = Release::new("good", "config: {backends: {aws: {type: aws_secrets_manager}}}\n");
-    helm.template(&good, "1.36").expect_good();
-    for (values, expected) in [
-        ("replicas: 3", "at '': additional properties 'replicas' not allowed"),
-        ("mode: development", "at '/mode': value must be one of 'cluster', 'sidecar'"),
-        ("config: {cache: {ttl: soon}}", "at '/config/cache/ttl'"),
-        ("config: {chache: {}}", "at '/config': additional properties 'chache' not allowed"),
-        ("config: {mode: sidecar}", "at '/config': additional properties 'mode' not allowed"),
-        ("config: {backends: {aws: {regoin: x}}}", "additional properties 'regoin' not allowed"),
-        ("config: {backends: {m: {type: memory}}}", "at '/config/backends/m/type'"),
-        ("config: {identity: {grant: {key_file: a}}}", "additional properties 'key_file'"),
-        (
-            "config: {backends: {aws: {type: aws_secrets_manager, endpoint_url: 'http://a'}}}",
-            "at '/config/backends/aws/endpoint_url'",
-        ),
-        ("config: {backends: null}", "config.backends needs at least one store"),
-        ("config: {backends: {aws: null}}", "at '/config/backends/aws': got null, want object"),
-        ("policies: {own.txt: [{}]}", "'own.txt' does not match pattern"),
-        ("policies: {own.yaml: [{kind: AccessPolicy}]}", "missing properties"),
-        ("policies: {own.yaml: []}", "at '/policies/own.yaml': minItems"),
-        ("image: {digest: abc}", "at '/image/digest': 'abc' does not match pattern"),
-        ("networkPolicy: {grpcFrom: [{}]}", "at '/networkPolicy/grpcFrom/0': minProperties"),
-        ("listeners: {grpc: {port: 80}}", "at '/listeners/grpc/port': minimum: got 80"),
-        ("listeners: {grpc: {trustedPeers: [everybody]}}", "at '/listeners/grpc/trustedPeers/0'"),
-        ("podDisruptionBudget: {minAvailable: 1, maxUnavailable: 1}", "at '/podDisruptionBudget/"),
-        ("tls: {clientCa: {configMap: a, secret: b}}", "at '/tls/clientCa/secret'"),
-        ("cloudIdentity: {aws: {roleArn: mesh}}", "at '/cloudIdentity/aws/roleArn'"),
-        ("cloudIdentity: {azure: {clientId: mesh}}", "at '/cloudIdentity/azure/clientId'"),
-        (
-            "istio: {protect: [{name: a, namespace: b, selector: {a: b}, targetRefs: [{}]}]}",
-            "targetRefs",
-        ),
-        ("istio: {provider: My_Provider}", "at '/istio/provider'"),
-        // What a schema cannot say.
-        ("listeners: {rest: {tls: true}}", "needs tls.secretName or tls.certManager.enabled"),
-        ("tls: {certManager: {enabled: true}}", "tls.certManager.issuerRef is needed"),
-        (
-            "{envoyGateway: {enabled: true}, listeners: {grpc: {trustedPeers: [10.0.0.0/8]}}}",
-            "envoyGateway.namespace is needed",
-        ),
-        ("serviceAccount: {create: false}", "serviceAccount.name is needed"),
-        (
-            "{listeners: {grpc: {tls: true, trustedPeers: [10.0.0.0/8]}}, tls: {secretName: a}, envoyGateway: {enabled: true, \
-             namespace: a, targetRefs: [{kind: Gateway, name: a}]}}",
-            "envoyGateway.caCertificateRefs is needed",
-        ),
-    ] {
-        let bad = helm.write("bad.yaml", values);
-        let both = ["--values", good.file(), "--values", &bad.display().to_string()];
-        let refused = helm.run(&[&["template", "x", helm::CHART][..], &both].concat()).expect_bad();
-        assert!(refused.contains(expected), "{values}: {refused}");
-    }
-    let refused = helm.run(&["template", "x", helm::CHART]).expect_bad();
-    assert!(refused.contains("config.backends needs at least one store"), "{refused}");
 }

@@ -56,7 +56,11 @@ fn notes_say_what_is_missing_and_nothing_else() {
         // A mesh hides nothing.
         ("istio", "", &[]),
         ("istio", "listeners.grpc.trustedPeers={10.0.0.0/8}", &[ANY_IDENTITY]),
-        ("istio", "listeners.grpc.trustedPeers=null,istio.protect=null", &[NO_PROXY]),
+        (
+            "istio",
+            "listeners.grpc.trustedPeers=null,istio.protect=null,istio.callers.grpc=null",
+            &[NO_PROXY],
+        ),
         ("istio", "istio.peerAuthentication=false", &[IN_THE_CLEAR]),
         ("istio", "istio.sidecar=false", &[IN_THE_CLEAR]),
         ("istio", "istio.callers.grpc=null", &[ISTIO_KEEPS]),
