@@ -21,11 +21,12 @@ WORKDIR /build
 # Dependencies alone, from the two files that name them: a layer that changes of the sources keep.
 FROM toolchain AS dependencies
 COPY Cargo.toml Cargo.lock ./
-# Stand-ins for what Cargo.toml names. Their times are of long ago, so that the real ones are newer.
-RUN mkdir -p src benches tests/conformance \
- && echo 'fn main() {}' | tee src/main.rs tests/conformance/main.rs >/dev/null \
- && touch src/lib.rs \
- && for bench in check policy scan through_envoy; do echo 'fn main() {}' > "benches/$bench.rs"; done \
+# Stand-ins for the sources, and for each bench and test that Cargo.toml names: Cargo wants them all.
+# Their times are of long ago, so that the real ones are newer.
+RUN mkdir -p src && touch src/lib.rs && echo 'fn main() {}' > src/main.rs \
+ && sed -n -e '/^\[\[bench\]\]/,/^$/s|^name = "\(.*\)"|benches/\1.rs|p' \
+      -e '/^\[\[test\]\]/,/^$/s|^path = "\(.*\)"|\1|p' Cargo.toml > stand-ins \
+ && while read -r file; do mkdir -p "${file%/*}" && echo 'fn main() {}' > "$file"; done < stand-ins \
  && find src -exec touch --date=@0 {} + \
  && cargo build --release --locked --bin vaultmux-mesh
 

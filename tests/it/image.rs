@@ -118,18 +118,17 @@ fn the_stages_have_what_the_build_reads() {
     }
 }
 
-#[test]
-fn stand_ins_make_a_package_that_cargo_takes() {
+/// What the stand-ins' command makes of a manifest: Cargo's targets, by kind and name.
+fn stand_ins(manifest: &str) -> BTreeSet<(String, String)> {
     let found = instructions();
     let runs: Vec<_> = found.iter().filter(|it| it.name == "RUN").map(|it| &*it.rest).collect();
-    let stand_ins = runs.iter().find(|run| run.contains("mkdir")).expect("stand-ins");
+    let stand_ins = runs.iter().find(|run| run.contains("stand-ins")).expect("stand-ins");
     let build = "cargo build --release --locked --bin vaultmux-mesh";
     let (make, _) = stand_ins.split_once(&format!("&& {build}")).expect("and then the build");
     assert_eq!(runs.iter().filter(|run| run.contains(build)).count(), 2, "the same, twice");
     let directory = tempfile::tempdir().expect("a directory");
-    for file in ["Cargo.toml", "Cargo.lock"] {
-        fs::copy(repository(file), directory.path().join(file)).expect("copied");
-    }
+    fs::write(directory.path().join("Cargo.toml"), manifest).expect("written");
+    fs::copy(repository("Cargo.lock"), directory.path().join("Cargo.lock")).expect("copied");
     // Whatever the manifest names is there, and the lock file is current.
     let output = Command::new("sh")
         .args(["-ec", &format!("{make}\ncargo metadata --locked --offline --format-version 1")])
@@ -142,9 +141,35 @@ fn stand_ins_make_a_package_that_cargo_takes() {
     let ours = |package: &&serde_json::Value| package["name"] == "vaultmux-mesh";
     let package = metadata["packages"].as_array().expect("packages").iter().find(ours);
     let targets = package.expect("ours")["targets"].as_array().expect("targets");
-    for kind in ["bin", "lib", "bench", "test"] {
-        assert!(targets.iter().any(|target| target["kind"][0] == kind), "{kind}: {said}");
+    let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
+    let mut made = BTreeSet::new();
+    for target in targets {
+        let path = text(&target["src_path"]);
+        assert!(Path::new(&path).exists(), "{path} has no stand-in");
+        made.insert((text(&target["kind"][0]), text(&target["name"])));
     }
+    made
+}
+
+#[test]
+fn stand_ins_are_what_the_manifest_names() {
+    let manifest = fs::read_to_string(repository("Cargo.toml")).expect("text");
+    let entries = |kind: &str| -> BTreeSet<_> {
+        let start = format!("[[{kind}]]\nname = \"");
+        let names = manifest.split(&start).skip(1).map(|rest| rest.split('"').next());
+        names.map(|name| (kind.to_owned(), name.expect("a name").to_owned())).collect()
+    };
+    let mut named = entries("bench");
+    named.extend(entries("test"));
+    assert!(named.len() > 5, "{named:?}");
+    named.extend([("bin".into(), "vaultmux-mesh".into()), ("lib".into(), "vaultmux_mesh".into())]);
+    assert_eq!(stand_ins(&manifest), named);
+
+    // Whoever adds one need not think of the image.
+    let more = "[[bench]]\nname = \"later\"\nharness = false\n\n[[bench]]\n";
+    let made = stand_ins(&manifest.replacen("[[bench]]\n", more, 1));
+    named.insert(("bench".into(), "later".into()));
+    assert_eq!(made, named);
 }
 
 /// What the base image has of libraries.
