@@ -54,6 +54,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end }}
 
+{{/* The pod of `helm test`, and its service account. */}}
+{{- define "vaultmux-mesh.testName" -}}
+{{- printf "%s-test" (include "vaultmux-mesh.fullname" .) -}}
+{{- end }}
+
 {{/* The name by which proxies reach the service. */}}
 {{- define "vaultmux-mesh.host" -}}
 {{- printf "%s.%s.svc.cluster.local" (include "vaultmux-mesh.fullname" .) .Release.Namespace -}}

@@ -66,11 +66,57 @@ fn nobody_is_let_in_who_is_not_named() {
     let somebody = format!("{rest}networkPolicy: {{restFrom: [{{namespaceSelector: {{}}}}]}}");
     assert_eq!(ports(&set("aws", &somebody)), ["grpc", "rest", "admin"]);
     let none = "{namespaces: [], principals: []}";
-    let nobody = format!("istio: {{callers: {{grpc: {none}, rest: {none}, admin: {none}}}}}");
+    let nobody = format!(
+        "istio: {{callers: {{grpc: {none}, rest: {none}, admin: {none}}}}}\ntests: {{enabled: false}}\n"
+    );
     let manifests = set("istio", &nobody);
     let policy = &object(&manifests, "AuthorizationPolicy", "vaultmux-mesh")["spec"];
     assert_eq!(policy["action"], "ALLOW");
     assert_eq!(policy["rules"], Value::Null, "an ALLOW policy without rules lets nobody in");
+}
+
+/// Behind a sidecar that takes no clear text, under a policy that lets nobody else in.
+#[test]
+fn the_pod_of_helm_test_gets_through_the_mesh() {
+    let helm = Helm::new();
+    let render = |set: &str| {
+        let mut release = Release::ci("istio");
+        release.arguments.extend(["--set".to_owned(), set.to_owned()]);
+        documents(&helm.template(&release, "1.36").expect_good())
+    };
+    let strict = "istio.callers.admin=null";
+    let manifests = render(strict);
+    let peers = object(&manifests, "PeerAuthentication", "vaultmux-mesh");
+    assert_eq!(peers["spec"]["mtls"]["mode"], "STRICT");
+    let pod = object(&manifests, "Pod", "vaultmux-mesh-test");
+    assert_eq!(pod["metadata"]["labels"]["sidecar.istio.io/inject"], "true");
+    let annotations = &pod["metadata"]["annotations"];
+    assert_eq!(annotations["sidecar.istio.io/nativeSidecar"], "true", "it ends");
+    let proxy = annotations["proxy.istio.io/config"].as_str().expect("text");
+    let proxy: Value = serde_json::from_str(proxy).expect("JSON");
+    assert_eq!(proxy["holdApplicationUntilProxyStarts"], true);
+    let account = pod["spec"]["serviceAccountName"].as_str().expect("an account of its own");
+    let hook = &object(&manifests, "ServiceAccount", account)["metadata"]["annotations"];
+    assert_eq!(
+        (&hook["helm.sh/hook"], &hook["helm.sh/hook-weight"]),
+        (&"test".into(), &"-1".into())
+    );
+    let rules = &object(&manifests, "AuthorizationPolicy", "vaultmux-mesh")["spec"]["rules"];
+    let admin = list(rules).iter().find(|rule| rule["to"][0]["operation"]["ports"][0] == "9090");
+    let source =
+        json!([{"source": {"principals": [format!("*/ns/vaultmux-system/sa/{account}")]}}]);
+    assert_eq!(admin.expect("a rule")["from"], source);
+    let url = pod["spec"]["containers"][0]["args"][3].as_str().expect("a URL");
+    assert!(url.ends_with(":9090/readyz"), "{url}");
+
+    // In ambient mode ztunnel is there without a sidecar; without Istio there is no policy.
+    let label = |manifests: &[Value]| {
+        let pod = object(manifests, "Pod", "vaultmux-mesh-test");
+        let account = &pod["spec"]["serviceAccountName"];
+        (pod["metadata"]["labels"]["sidecar.istio.io/inject"].clone(), account.clone())
+    };
+    assert_eq!(label(&render("istio.sidecar=false")), (json!("false"), json!(account)));
+    assert_eq!(label(&render("istio.enabled=false")), (json!("false"), Value::Null));
 }
 
 fn list(value: &Value) -> &[Value] {

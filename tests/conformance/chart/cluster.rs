@@ -86,7 +86,12 @@ async fn the_chart_installs_where_pods_are_restricted() {
         assert_eq!(status, 201, "{name}: {answer}");
         assert_eq!(
             test["spec"]["containers"][0]["args"],
-            json!(["probe", "http://vaultmux-mesh.vaultmux-system.svc:9090/readyz"])
+            json!([
+                "probe",
+                "--timeout",
+                "10s",
+                "http://vaultmux-mesh.vaultmux-system.svc:9090/readyz"
+            ])
         );
         service_account_may(&api, name).await;
         grant_keys_stay(&api, &helm, &values).await;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     helm::{Helm, Release},
-    notes::notes,
+    notes::{mesh_config, notes},
     situations,
 };
 
@@ -39,20 +39,13 @@ fn every_situation_is_clean() {
     }
 }
 
-/// The notes' mesh configuration, as istiod's values.
-fn mesh_config(notes: &str) -> String {
-    let (_, rest) = notes.split_once("\n  meshConfig:\n").expect("a mesh configuration");
-    let lines = rest.lines().take_while(|line| line.starts_with("    "));
-    let lines = lines.map(|line| line.strip_prefix("  ").expect("indented"));
-    format!("meshConfig:\n{}\n", lines.collect::<Vec<_>>().join("\n"))
-}
-
 #[test]
 fn the_mesh_configuration_of_the_notes_is_clean_with_it() {
     let helm = Helm::new();
     for name in ["istio", "istio-tls"] {
-        let mesh = helm.write("mesh.yaml", &mesh_config(&notes(&helm, name, &[])));
-        let manifests = helm.template(&Release::ci(name), "1.36").expect_good();
+        let release = Release::ci(name);
+        let mesh = helm.write("mesh.yaml", &mesh_config(&notes(&helm, &release, &[])));
+        let manifests = helm.template(&release, "1.36").expect_good();
         let manifests = helm.write("rendered.yaml", &manifests);
         let found = findings(&[&mesh, &manifests]);
         assert!(found.is_empty(), "{name}: {found:#?}");

@@ -1,16 +1,22 @@
 //! What `helm install` says in the end.
 
-use super::helm::{CHART, Helm, NAMESPACE};
-use crate::harness::repository;
+use super::helm::{CHART, Helm, NAMESPACE, Release};
 
-/// The notes on values of `ci`, with further arguments.
-pub(super) fn notes(helm: &Helm, name: &str, more: &[&str]) -> String {
-    let file = repository(CHART).join("ci").join(format!("{name}-values.yaml"));
-    let file = file.display().to_string();
+/// The notes on a release, with further arguments.
+pub(super) fn notes(helm: &Helm, release: &Release, more: &[&str]) -> String {
     let install = ["install", "vaultmux-mesh", CHART, "--namespace", NAMESPACE];
-    let values = ["--dry-run=client", "--values", &file];
-    let said = helm.run(&[&install[..], &values, more].concat()).expect_good();
+    let install = install.into_iter().chain(["--dry-run=client"]);
+    let values = release.arguments.iter().map(String::as_str);
+    let arguments: Vec<_> = install.chain(values).chain(more.iter().copied()).collect();
+    let said = helm.run(&arguments).expect_good();
     said.split_once("\nNOTES:\n").expect("notes").1.to_owned()
+}
+
+/// Their mesh configuration.
+pub(super) fn mesh_config(notes: &str) -> String {
+    let (_, rest) = notes.split_once("\n  meshConfig:\n").expect("a mesh configuration");
+    let lines = rest.lines().map_while(|line| line.strip_prefix("    "));
+    lines.collect::<Vec<_>>().join("\n") + "\n"
 }
 
 const NO_POLICIES: &str = "THERE ARE NO POLICIES: EVERYTHING IS DENIED";
@@ -64,18 +70,20 @@ fn notes_say_what_is_missing_and_nothing_else() {
         ("istio", "istio.peerAuthentication=false", &[IN_THE_CLEAR]),
         ("istio", "istio.sidecar=false", &[IN_THE_CLEAR]),
         ("istio", "istio.callers.grpc=null", &[ISTIO_KEEPS]),
+        ("istio", "metrics.serviceMonitor.enabled=true,istio.callers.admin=null", &[PROMETHEUS]),
         ("istio", "networkPolicy.enabled=false", &[NO_NETWORK_POLICY]),
         ("istio-tls", "", &[]),
         ("istio-tls", "istio.callers.grpc=null", &[ISTIO_KEEPS]),
         ("sidecar", "", &[]),
     ] {
-        let said = notes(&helm, name, &["--set", set]);
+        let said = notes(&helm, &Release::ci(name), &["--set", set]);
         let found: Vec<_> = ALL.into_iter().filter(|warning| said.contains(warning)).collect();
         assert_eq!(found, expected, "{name} {set}: {said}");
     }
-    assert!(notes(&helm, "sidecar", &[]).contains("whatever its cloud identity may"));
-    let said = notes(&helm, "no-policies", &[]);
+    let said = notes(&helm, &Release::ci("sidecar"), &[]);
+    assert!(said.contains("whatever its cloud identity may"), "{said}");
+    let said = notes(&helm, &Release::ci("no-policies"), &[]);
     assert!(!said.contains("9191") && !said.contains("8080"), "ports that are closed: {said}");
-    let said = notes(&helm, "aws", &[]);
+    let said = notes(&helm, &Release::ci("aws"), &[]);
     assert!(said.contains("vaultmux-system.svc.cluster.local: 9191 for ext_authz"), "{said}");
 }
