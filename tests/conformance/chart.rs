@@ -4,6 +4,7 @@
 mod access;
 mod cluster;
 mod helm;
+mod istioctl;
 mod lint;
 mod notes;
 mod service;
