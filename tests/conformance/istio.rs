@@ -62,7 +62,7 @@ type Change<'c> = (&'c str, &'c str);
 
 /// The kustomize directories of `istio/`.
 fn directories() -> Vec<String> {
-    let mut found = Vec::new();
+    let mut found = vec!["base".to_owned()];
     for above in ["service", "overlays"] {
         let entries = fs::read_dir(repository("istio").join(above)).expect("it is there");
         for entry in entries {

@@ -16,6 +16,7 @@ use std::{
     net::Ipv4Addr,
 };
 
+use serde_json::Value;
 use world::{HBONE, HTTP, HTTPS, OUTBOUND, PORTS, Proxy, Situation, World};
 
 use crate::harness::{Envoy, repository};
@@ -106,4 +107,48 @@ async fn egress_waypoints_put_keys_in() {
     let world = World::start(&[], HTTPS).await;
     let proxy = proxy(&world::EGRESS_WAYPOINT, &world).await;
     checks::egress_waypoint(world, proxy).await;
+}
+
+/// The kustomize directories below one, by their paths from `istio/`.
+fn kustomizations() -> Vec<(String, Value)> {
+    let root = repository("istio");
+    let mut found = Vec::new();
+    let mut pending = vec![root.clone()];
+    while let Some(directory) = pending.pop() {
+        for entry in fs::read_dir(&directory).expect("readable") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                pending.push(path);
+            } else if path.ends_with("kustomization.yaml") {
+                let text = fs::read_to_string(&path).expect("text");
+                let name = directory.strip_prefix(&root).expect("below it").display().to_string();
+                found.push((name, serde_saphyr::from_str(&text).expect("YAML")));
+            }
+        }
+    }
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
+    found
+}
+
+#[test]
+fn overlays_name_a_base_and_what_is_there() {
+    let readme = fs::read_to_string(repository("istio/README.md")).expect("text");
+    let mut of_base = Vec::new();
+    let found = kustomizations();
+    for (name, kustomization) in &found {
+        assert!(readme.contains(&format!("({name})")), "{name} is not in the README");
+        let list = |key: &str| kustomization[key].as_array().cloned().unwrap_or_default();
+        let patches = list("patches").into_iter().map(|patch| patch["path"].clone());
+        let named = [list("resources"), list("components"), patches.collect()].concat();
+        for path in named.iter().filter_map(Value::as_str) {
+            let path = repository("istio").join(name).join(path);
+            let path =
+                path.canonicalize().unwrap_or_else(|error| panic!("{name}: {error}: {path:?}"));
+            if path == repository("istio/base").canonicalize().expect("it is there") {
+                of_base.push(&**name);
+            }
+        }
+    }
+    assert_eq!(of_base, ["service/behind-sidecar", "service/own-tls"]);
+    assert!(found.len() > 10, "{} kustomizations", found.len());
 }
