@@ -22,11 +22,12 @@ use self::helm::{Helm, Release, documents};
 use crate::{harness::repository, servers::program};
 
 /// Pages that show values.
-const PAGES: [&str; 4] = [
+const PAGES: [&str; 5] = [
     "charts/vaultmux-mesh/README.md",
     "docs/deploy-eks.md",
     "docs/deploy-gke.md",
     "docs/deploy-aks.md",
+    "docs/migrating-from-vaultmux-server.md",
 ];
 /// The releases of Kubernetes that manifests are checked for.
 const KUBERNETES: [&str; 4] = ["1.30", "1.33", "1.34", "1.36"];
@@ -59,7 +60,8 @@ fn situations() -> Vec<Release> {
         let policies = blocks.iter().find(|(name, _)| *name == "policies.yaml");
         let before = found.len();
         for (name, values) in &blocks {
-            if name.ends_with("values.yaml") || *name == "sidecar.yaml" {
+            let values_of_chart = page.starts_with("charts/") && *name == "sidecar.yaml";
+            if name.ends_with("values.yaml") || values_of_chart {
                 let mut release = Release::new(&format!("{page}: {name}"), values);
                 if let (Some((_, policies)), "values.yaml") = (policies, *name) {
                     release.policies(policies);
