@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 # The service and nothing else: no shell, no package manager, not root, nothing it writes.
 #
+#   make image                            # with docker, podman or buildah
 #   docker build --tag vaultmux-mesh .
 #   docker buildx build --platform linux/amd64,linux/arm64 --tag vaultmux-mesh .
 #   docker run --read-only --cap-drop ALL -p 127.0.0.1:8080:8080 -v "$PWD:/etc/vaultmux:ro" \
@@ -11,7 +12,7 @@ ARG RUST_VERSION=1.94.1
 ARG DEBIAN=12
 
 # Builds for the machine it runs on: each platform on its own, emulated where it is another's.
-FROM rust:${RUST_VERSION}-slim-bookworm AS toolchain
+FROM docker.io/library/rust:${RUST_VERSION}-slim-bookworm AS toolchain
 # AWS-LC, the one stack for TLS, is C and assembler.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends cmake make \

@@ -9,7 +9,7 @@ PYTHON ?= python3
 TOOLS  := target/tools
 STAMP  := $(TOOLS)/.stamp
 
-.PHONY: help tools programs build test clients conformance bench-peers demo lint fmt
+.PHONY: help tools programs build image test clients conformance bench-peers demo lint fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -42,6 +42,9 @@ programs: ## install Chromium, which opens the API's page, and systemd, which re
 
 build: ## build the service (dev profile)
 	$(CARGO) build --bins
+
+image: ## build the image with docker, podman or buildah, and run it
+	@.ci/image
 
 clients: target/clients/.stamp ## install what makes clients in TypeScript from the API's document
 

@@ -1,11 +1,11 @@
 //! The Dockerfile, as far as it goes without an engine: its stages' commands, what they
-//! copy, and what the image is.
+//! copy, and what the image is; and what builds it where there is an engine.
 
 use std::{
     collections::BTreeSet,
     fs,
     net::SocketAddr,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -170,6 +170,72 @@ fn stand_ins_are_what_the_manifest_names() {
     let made = stand_ins(&manifest.replacen("[[bench]]\n", more, 1));
     named.insert(("bench".into(), "later".into()));
     assert_eq!(made, named);
+}
+
+/// Runs `.ci/image` with an engine that is a script; tells how it ended, what it said, and what
+/// the engine was asked.
+fn image(engine: &str, arguments: &[&str]) -> (Option<i32>, String, Vec<String>) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let asked = directory.path().join("asked");
+    let script = directory.path().join("an-engine");
+    let text = format!("#!/bin/sh\necho \"$*\" >> {}\n{engine}\n", asked.display());
+    fs::write(&script, text).expect("written");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("made executable");
+    let output = Command::new("bash")
+        .args(["-c", r#"PATH="$0:$PATH" exec "$@""#])
+        .arg(directory.path())
+        .arg(repository(".ci/image"))
+        .args(arguments)
+        .env("ENGINES", "an-engine-that-is-nowhere an-engine")
+        .env_remove("IMAGE")
+        .output()
+        .expect("there is bash");
+    let said = [output.stdout, output.stderr].concat();
+    let asked = fs::read_to_string(asked).unwrap_or_default();
+    let asked = asked.lines().map(str::to_owned).collect();
+    (output.status.code(), String::from_utf8(said).expect("text"), asked)
+}
+
+#[test]
+fn an_engine_that_answers_builds_the_image() {
+    let version = concat!("vaultmux-mesh ", env!("CARGO_PKG_VERSION"));
+    let (code, said, asked) = image(&format!("[ $1 != run ] || echo {version}"), &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let rust = instructions();
+    let rust = of(&rust, 0, "ARG").iter().find_map(|it| it.strip_prefix("RUST_VERSION="));
+    let rust = rust.expect("a version").to_owned();
+    let expected = [
+        "info",
+        &format!("pull docker.io/library/rust:{rust}-slim-bookworm"),
+        "pull gcr.io/distroless/cc-debian12:nonroot",
+        "build --tag vaultmux-mesh:local .",
+        "run --rm --read-only --cap-drop ALL --network none vaultmux-mesh:local --version",
+    ];
+    assert_eq!(asked, expected, "{said}");
+    assert!(said.contains(&format!("built by an-engine: {version}")), "{said}");
+}
+
+#[test]
+fn an_image_that_is_not_built_is_told() {
+    let no_engine = "no engine answers (an-engine-that-is-nowhere an-engine): not built";
+    let no_base = "an-engine cannot have docker.io/library/rust:";
+    for (engine, arguments, code, expected) in [
+        // A client without its daemon.
+        ("[ $1 != info ]", &[][..], 1, no_engine),
+        ("[ $1 != info ]", &["--if-possible"], 0, no_engine),
+        ("[ $1 != pull ]", &[], 1, no_base),
+        ("[ $1 != pull ]", &["--if-possible"], 0, no_base),
+        // Where it is possible, it has to succeed.
+        ("[ $1 != build ]", &["--if-possible"], 1, "image: an-engine pull"),
+        ("[ $1 != run ]", &["--if-possible"], 1, "image: an-engine pull"),
+        ("echo vaultmux-mesh 99.0.0", &["--if-possible"], 1, "says 'vaultmux-mesh 99.0.0'"),
+    ] {
+        let (ended, said, _) = image(engine, arguments);
+        assert_eq!(ended, Some(code), "{engine} {arguments:?}: {said}");
+        assert!(said.contains(expected), "{engine} {arguments:?}: {said}");
+    }
+    let run = fs::read_to_string(repository(".ci/run")).expect("text");
+    assert!(run.contains("\n.ci/image --if-possible\n"), "CI does not build it");
 }
 
 /// What the base image has of libraries.
