@@ -4,6 +4,7 @@ use std::{
     io::{self, Write},
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use tokio::sync::{mpsc, oneshot};
@@ -13,6 +14,16 @@ use crate::{metrics::Metrics, telemetry::Seldom};
 
 /// Lines that are written at once, in bytes, or a little more.
 const BATCH: usize = 64 << 10;
+
+/// A line is longer seldom.
+const LINE: usize = 1 << 10;
+
+/// How long lines gather after a write. Each line that finds the thread asleep wakes it, which
+/// costs a request more than all else about its line.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// Lines that may come meanwhile. A queue that holds fewer is read without a pause.
+const GATHERED: usize = 1000;
 
 type Opened = Box<dyn Write + Send>;
 
@@ -70,7 +81,8 @@ impl Writer {
 
     /// Queues a line, or drops it.
     pub(super) fn write(&self, line: &AuditLine) {
-        let mut bytes = serde_json::to_vec(line).expect("strings and numbers are always JSON");
+        let mut bytes = Vec::with_capacity(LINE);
+        serde_json::to_writer(&mut bytes, line).expect("strings and numbers are always JSON");
         bytes.push(b'\n');
         if self.messages.try_send(Message::Line(bytes)).is_ok() {
             return;
@@ -121,6 +133,9 @@ impl Output {
             // Some have stopped waiting.
             for written in waiting.drain(..) {
                 let _ = written.send(());
+            }
+            if messages.is_empty() && messages.max_capacity() >= GATHERED {
+                thread::sleep(GATHER);
             }
         }
     }
