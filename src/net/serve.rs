@@ -6,6 +6,7 @@
 
 mod activity;
 mod framing;
+mod progress;
 mod stream;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -53,7 +54,8 @@ const PING: Duration = Duration::from_secs(60);
 pub struct ConnectionLimits {
     /// How many there may be.
     pub connections: usize,
-    /// How long a head may take, from its first byte.
+    /// How long a head may take, from its first byte, or from the end of the answer before
+    /// it where that came later.
     pub header_timeout: Duration,
     /// How long a connection may be without a request.
     pub idle_timeout: Duration,

@@ -186,6 +186,30 @@ async fn slow_clients_do_not_keep_others_out() {
     }
 }
 
+/// In one write with a whole request, over HTTP/1.1; after the beginning of a connection,
+/// over HTTP/2. Without their own limit these would stay for `idle_timeout`.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_head_is_timed_wherever_it_comes() {
+    let service = start("{header_timeout: 1s, idle_timeout: 1h}").await;
+    let get = "GET /v1/secrets/zq-orders HTTP/1.1\r\nhost: vaultmux.test\r\n";
+    let mut pipelined = connect(&service, format!("{get}\r\n{get}").as_bytes()).await;
+    let answers = rest(&mut pipelined).await;
+    assert!(answers.starts_with("HTTP/1.1 200"), "{answers}");
+    assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{answers}");
+    let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    frames.extend(frame(4, 0, 0, &[]));
+    // HEADERS with END_STREAM, without END_HEADERS.
+    frames.extend(frame(1, 1, 1, &[0x82, 0x86, 0x84]));
+    rest(&mut connect(&service, &frames).await).await;
+    let closed = r#"vaultmux_rest_connections_closed_total{reason="slow_head"}"#;
+    let counted = async {
+        while service.metric(closed).await != Some(2.0) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, counted).await.expect("both are counted");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_is_given_up() {
     let service = start("{backend_timeout: 200ms}").await;

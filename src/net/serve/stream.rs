@@ -29,6 +29,8 @@ pub(super) struct Watched {
     io: Connection,
     activity: Arc<Activity>,
     framing: Framing,
+    /// The head that is under way, by its number.
+    head: Option<u64>,
     /// Since our side was shut down.
     lingering: Option<Pin<Box<Sleep>>>,
 }
@@ -37,7 +39,7 @@ pub(super) struct Watched {
 
 impl Watched {
     pub(super) fn new(io: Connection, activity: Arc<Activity>) -> Self {
-        Self { io, activity, framing: Framing::default(), lingering: None }
+        Self { io, activity, framing: Framing::default(), head: None, lingering: None }
     }
 
     /// Reads what still comes and throws it away.
@@ -73,7 +75,11 @@ impl AsyncRead for Watched {
                 Seen::Frames => this.activity.has_frames(),
                 Seen::Ambiguous => this.activity.set_ambiguous(),
             }
-            this.activity.received();
+            let head = this.framing.head();
+            if head != this.head {
+                this.head = head;
+                this.activity.head(head.is_some());
+            }
         }
         polled
     }

@@ -138,6 +138,51 @@ async fn a_head_that_does_not_end_is_given_up() {
 }
 
 #[tokio::test]
+async fn half_a_head_behind_a_whole_request_is_given_up() {
+    let short = Duration::from_millis(500);
+    let server = Server::start(ConnectionLimits { header_timeout: short, ..limits() }).await;
+    let half = "GET / HTTP/1.1\r\nhost: ";
+    for ahead in [GET, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc"] {
+        let mut slow = server.connect(&format!("{ahead}{half}")).await;
+        let answers = rest(&mut slow).await;
+        assert!(answers.starts_with("HTTP/1.1 200"), "{answers}");
+        assert_eq!(answers.matches("HTTP/1.1").count(), 1, "{answers}");
+    }
+    let line = "vaultmux_rest_connections_closed_total{reason=\"slow_head\"} 2";
+    server.measured(line).await;
+    // The time of a head that arrives while another request is being answered begins when
+    // the answer has ended.
+    let mut busy = server.connect(&format!("GET /gate HTTP/1.1\r\nhost: a\r\n\r\n{half}")).await;
+    tokio::time::sleep(3 * short).await;
+    server.gate.add_permits(1);
+    assert!(head(&mut busy).await.starts_with("HTTP/1.1 200"));
+    busy.write_all(b"a\r\n\r\n").await.expect("still open");
+    assert!(head(&mut busy).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn half_a_head_in_frames_is_given_up() {
+    let short = Duration::from_millis(500);
+    let server = Server::start(ConnectionLimits { header_timeout: short, ..limits() }).await;
+    let preface: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let headers: &[u8] = &[0, 0, 3, 1, 1, 0, 0, 0, 1, 0x82, 0x86, 0x84];
+    for (number, parts) in
+        [&[preface][..], &[preface, settings, headers], &[preface, settings, &headers[..10]]]
+            .into_iter()
+            .enumerate()
+    {
+        let mut slow = TcpStream::connect(server.address).await.expect("connected");
+        slow.write_all(&parts.concat()).await.expect("sent");
+        rest(&mut slow).await;
+        let closed = number + 1;
+        let line = format!("vaultmux_rest_connections_closed_total{{reason=\"slow_head\"}} {closed}");
+        server.measured(&line).await;
+    }
+    assert_eq!(server.answered.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
 async fn a_connection_without_requests_is_closed() {
     // Longer than its first request takes to arrive.
     let short = Duration::from_secs(1);
