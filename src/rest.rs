@@ -37,7 +37,7 @@ use crate::{
     },
     identity::{IdentityError, Peer, Principal},
     metrics::{Edge, Metrics},
-    net::RemotePeer,
+    net::{RemotePeer, serve::Routers},
     operation::SecretPath,
     policy::DecisionId,
     secret::BackendName,
@@ -50,6 +50,9 @@ use crate::{
 const LAST_WORD: Duration = Duration::from_millis(500);
 /// A listing is many calls, one after the other: it is given the time of so many.
 const LISTING: u32 = 6;
+/// What callers are told on an address that is open for probes alone.
+const BEYOND: &str = "only /health is answered on this address: call 127.0.0.1 from the same pod, \
+     or set listeners.rest.address in a configuration file";
 
 /// Serves the API to callers outside the mesh's filters.
 #[derive(Clone)]
@@ -96,6 +99,12 @@ impl Rest {
     /// The routes.
     pub fn into_router(self) -> Router {
         Router::new().fallback(serve).with_state(self)
+    }
+
+    /// The routes, and what of them there is beyond the address that is configured.
+    pub fn into_routers(self) -> Routers {
+        let beyond = Router::new().fallback(serve_beyond).with_state(self.clone());
+        Routers { router: self.into_router(), beyond }
     }
 
     async fn answer(&self, request: Request, request_id: &str) -> http::Response<Bytes> {
@@ -252,17 +261,32 @@ async fn read(body: Body, limit: usize, deadline: Instant) -> Result<Bytes, Prob
 
 /// Answers one request.
 async fn serve(State(rest): State<Rest>, request: Request) -> Response {
+    respond(rest, request, false).await
+}
+
+/// Answers a request that came to an address which is open for probes alone.
+async fn serve_beyond(State(rest): State<Rest>, request: Request) -> Response {
+    respond(rest, request, true).await
+}
+
+async fn respond(rest: Rest, request: Request, beyond: bool) -> Response {
     let started = Instant::now();
     let sent = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
     let request_id =
         api::request_id(sent).map_or_else(|| DecisionId::next().to_string(), str::to_owned);
     let method = request.method().clone();
-    if request.uri().path() == WATCH_PATH {
+    if request.uri().path() == WATCH_PATH && !beyond {
         let response = rest.watch(request.into_parts().0, &request_id).await;
         rest.log(&method, response.status(), started, &request_id);
         return response;
     }
-    let response = rest.answer(request, &request_id).await;
+    let is_open = !beyond || Route::find(request.uri().path()) == Some(Route::Health);
+    let response = if is_open {
+        rest.answer(request, &request_id).await
+    } else {
+        let problem = Problem::with_error(ProblemCode::Forbidden, BEYOND.to_owned());
+        api::refuse(problem, &request_id)
+    };
     let status = response.status();
     rest.log(&method, status, started, &request_id);
     let mut response = response;

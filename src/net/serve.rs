@@ -49,6 +49,15 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// How often an HTTP/2 client is asked whether it is there.
 const PING: Duration = Duration::from_secs(60);
 
+/// What answers on connections.
+#[derive(Clone)]
+pub struct Routers {
+    /// On the address that is configured.
+    pub router: Router,
+    /// On all others, where a listener is on them too.
+    pub beyond: Router,
+}
+
 /// Bounds on connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
@@ -78,7 +87,7 @@ impl Default for ConnectionLimits {
 /// connections off.
 pub async fn serve(
     mut incoming: Incoming,
-    router: Router,
+    routers: Routers,
     limits: ConnectionLimits,
     metrics: Arc<Metrics>,
     mut stopped: watch::Receiver<bool>,
@@ -97,6 +106,8 @@ pub async fn serve(
         };
         // Refused: too many, and all of them have work to do.
         let Some(admitted) = door.admit() else { continue };
+        // Before a byte of it is read.
+        let router = if connection.beyond { &routers.beyond } else { &routers.router };
         let (router, metrics, stopping) = (router.clone(), Arc::clone(&metrics), stopping.clone());
         connections.spawn(async move {
             let activity = Arc::clone(&admitted.activity);

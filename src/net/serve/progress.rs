@@ -68,11 +68,9 @@ impl Progress {
             Place::Head | Place::Lost | Place::Frame(Frame::Preface(_)) => true,
             Place::Frame(Frame::Start { of_head }) => of_head || !self.line.is_empty(),
             Place::Frame(Frame::Payload { of_head, .. }) => of_head,
-            Place::Between
-            | Place::Body(_)
-            | Place::Size
-            | Place::Chunk(_)
-            | Place::Trailers => false,
+            Place::Between | Place::Body(_) | Place::Size | Place::Chunk(_) | Place::Trailers => {
+                false
+            }
         };
         begun.then_some(self.heads)
     }

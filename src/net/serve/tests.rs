@@ -45,6 +45,7 @@ impl Server {
             tls: None,
             peer_uids: Vec::new(),
             trusted_peers: None,
+            health_on_all_addresses: false,
         };
         let bound = Bound::new("rest", &config, &[]).await.expect("bound");
         let Address::Tcp(address) = *bound.address() else { panic!("a port") };
@@ -71,7 +72,8 @@ impl Server {
                 "ok"
             });
         let incoming = bound.accept();
-        let served = tokio::spawn(serve(incoming, router, limits, Arc::clone(&metrics), stopped));
+        let routers = Routers { router, beyond: Router::new() };
+        let served = tokio::spawn(serve(incoming, routers, limits, Arc::clone(&metrics), stopped));
         Self { address, metrics, stop, served, answered, gate }
     }
 
@@ -176,7 +178,8 @@ async fn half_a_head_in_frames_is_given_up() {
         slow.write_all(&parts.concat()).await.expect("sent");
         rest(&mut slow).await;
         let closed = number + 1;
-        let line = format!("vaultmux_rest_connections_closed_total{{reason=\"slow_head\"}} {closed}");
+        let line =
+            format!("vaultmux_rest_connections_closed_total{{reason=\"slow_head\"}} {closed}");
         server.measured(&line).await;
     }
     assert_eq!(server.answered.load(Ordering::SeqCst), 0);
