@@ -18,7 +18,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderValue, Method, StatusCode, header, request::Parts, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts, uri::PathAndQuery};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,10 @@ use crate::{
     },
     identity::{IdentityError, Peer, Principal},
     metrics::{Edge, Metrics},
-    net::{RemotePeer, serve::Routers},
+    net::{
+        RemotePeer,
+        serve::{Refusals, Refused, Routers},
+    },
     operation::SecretPath,
     policy::DecisionId,
     secret::BackendName,
@@ -104,7 +107,8 @@ impl Rest {
     /// The routes, and what of them there is beyond the address that is configured.
     pub fn into_routers(self) -> Routers {
         let beyond = Router::new().fallback(serve_beyond).with_state(self.clone());
-        Routers { router: self.into_router(), beyond }
+        let refusals = Arc::new(self.clone());
+        Routers { router: self.into_router(), beyond, refusals }
     }
 
     async fn answer(&self, request: Request, request_id: &str) -> http::Response<Bytes> {
@@ -240,6 +244,37 @@ impl Rest {
     }
 }
 
+impl Refusals for Rest {
+    fn refuse(
+        &self,
+        refused: Refused,
+        head: Option<(&Method, &HeaderMap)>,
+    ) -> http::Response<Bytes> {
+        let (code, error) = match refused {
+            Refused::Malformed => (ProblemCode::MalformedRequest, "the request is not HTTP"),
+            Refused::Ambiguous => (
+                ProblemCode::MalformedRequest,
+                "the request has two lengths, or a transfer encoding other than chunked",
+            ),
+            Refused::Host => (ProblemCode::MalformedRequest, "the request needs one host"),
+            Refused::HeadTooLarge => (ProblemCode::HeadTooLarge, ProblemCode::HeadTooLarge.text()),
+        };
+        let request_id = head.map_or_else(|| DecisionId::next().to_string(), |it| request_id(it.1));
+        let response = api::refuse(Problem::with_error(code, error.to_owned()), &request_id);
+        // Of a head that cannot be read nobody knows the method.
+        let unread = Method::from_bytes(b"-").expect("a token");
+        let method = head.map_or(&unread, |(method, _)| method);
+        self.log(method, response.status(), Instant::now(), &request_id);
+        response
+    }
+}
+
+/// The caller's own request id, or a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let sent = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    api::request_id(sent).map_or_else(|| DecisionId::next().to_string(), str::to_owned)
+}
+
 /// Who is at the other end of the connection.
 fn peer(head: &Parts) -> Option<&Peer> {
     head.extensions.get::<ConnectInfo<RemotePeer>>().map(|peer| &*peer.0.0)
@@ -271,9 +306,7 @@ async fn serve_beyond(State(rest): State<Rest>, request: Request) -> Response {
 
 async fn respond(rest: Rest, request: Request, beyond: bool) -> Response {
     let started = Instant::now();
-    let sent = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
-    let request_id =
-        api::request_id(sent).map_or_else(|| DecisionId::next().to_string(), str::to_owned);
+    let request_id = request_id(request.headers());
     let method = request.method().clone();
     if request.uri().path() == WATCH_PATH && !beyond {
         let response = rest.watch(request.into_parts().0, &request_id).await;

@@ -6,13 +6,15 @@
 
 mod activity;
 mod framing;
+mod host;
 mod progress;
+mod refusal;
 mod stream;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, Version, header};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -25,6 +27,7 @@ use tokio::{
 };
 use tower::{ServiceExt, service_fn};
 
+pub use self::refusal::{Refusals, Refused};
 use self::{
     activity::{Activity, Busy, Door, Ended},
     stream::Watched,
@@ -56,6 +59,8 @@ pub struct Routers {
     pub router: Router,
     /// On all others, where a listener is on them too.
     pub beyond: Router,
+    /// To requests that neither of them sees.
+    pub refusals: Arc<dyn Refusals>,
 }
 
 /// Bounds on connections.
@@ -108,10 +113,12 @@ pub async fn serve(
         let Some(admitted) = door.admit() else { continue };
         // Before a byte of it is read.
         let router = if connection.beyond { &routers.beyond } else { &routers.router };
-        let (router, metrics, stopping) = (router.clone(), Arc::clone(&metrics), stopping.clone());
+        let (router, refusals) = (router.clone(), Arc::clone(&routers.refusals));
+        let (metrics, stopping) = (Arc::clone(&metrics), stopping.clone());
         connections.spawn(async move {
             let activity = Arc::clone(&admitted.activity);
-            if let Some(ended) = hold(connection, router, limits, activity, stopping).await {
+            let held = hold(connection, (router, refusals), limits, activity, stopping);
+            if let Some(ended) = held.await {
                 metrics.connection_closed(ended.as_str());
             }
             drop(admitted);
@@ -129,17 +136,18 @@ async fn told(stopped: &mut watch::Receiver<bool>) {
 /// Serves one connection to its end, or says why it was closed before.
 async fn hold(
     connection: Connection,
-    router: Router,
+    (router, refusals): (Router, Arc<dyn Refusals>),
     limits: ConnectionLimits,
     activity: Arc<Activity>,
     mut stopped: watch::Receiver<bool>,
 ) -> Option<Ended> {
     let peer = RemotePeer(Arc::clone(&connection.peer));
-    let io = TokioIo::new(Watched::new(connection, Arc::clone(&activity)));
+    let io = Watched::new(connection, Arc::clone(&activity), Arc::clone(&refusals));
+    let io = TokioIo::new(io);
     let seen = Arc::clone(&activity);
     let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer.clone()));
-        answer(request.map(Body::new), router.clone(), Arc::clone(&seen))
+        answer(request.map(Body::new), router.clone(), Arc::clone(&refusals), Arc::clone(&seen))
     });
     let server = builder();
     let serving = server.serve_connection(io, TowerToHyperService::new(service));
@@ -169,14 +177,24 @@ async fn hold(
 async fn answer(
     request: Request<Body>,
     router: Router,
+    refusals: Arc<dyn Refusals>,
     activity: Arc<Activity>,
 ) -> Result<Response<Body>, Infallible> {
     let busy = Busy::new(activity);
-    if busy.activity().is_ambiguous() {
-        let mut refusal = Response::new(Body::empty());
-        *refusal.status_mut() = StatusCode::BAD_REQUEST;
-        refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        return Ok(refusal);
+    let refused = if busy.activity().is_ambiguous() {
+        Some(Refused::Ambiguous)
+    } else {
+        let is_clear = host::is_clear(request.version(), request.uri(), request.headers());
+        (!is_clear).then_some(Refused::Host)
+    };
+    if let Some(refused) = refused {
+        let head = (request.method(), request.headers());
+        let mut refusal = refusals.refuse(refused, Some(head)).map(Body::from);
+        if request.version() < Version::HTTP_2 {
+            let close = HeaderValue::from_static("close");
+            refusal.headers_mut().insert(header::CONNECTION, close);
+        }
+        return Ok(refusal.map(|body| Body::new(busy.until_sent(body))));
     }
     let response = router.oneshot(request).await?;
     Ok(response.map(|body| Body::new(busy.until_sent(body))))

@@ -211,6 +211,7 @@ async fn vaultmux_servers_manifests_are_probed_at_the_pods_address_and_serve_the
                 ("GET", "/health/../v1/secrets/db"),
                 ("DELETE", "/v1/secrets/db"),
                 ("POST", "/v1/secrets:batchGet"),
+                ("GET", "/openapi.json"),
                 ("GET", "/docs"),
                 ("OPTIONS", "/v1/secrets"),
             ] {

@@ -32,6 +32,8 @@ pub(super) struct Activity {
     head_since: AtomicU64,
     /// Since when the client does not read.
     stalled_since: AtomicU64,
+    /// A request was looked at, and not all of its answer has been written.
+    answering: AtomicBool,
     /// It was sent a request with two lengths.
     ambiguous: AtomicBool,
     /// HTTP/2: nothing else arrives before a head has ended, whatever is being answered.
@@ -86,6 +88,7 @@ impl Activity {
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
             stalled_since: AtomicU64::new(0),
+            answering: AtomicBool::new(false),
             ambiguous: AtomicBool::new(false),
             frames: AtomicBool::new(false),
             evicted: Notify::new(),
@@ -116,6 +119,18 @@ impl Activity {
             }
             true => {}
         }
+    }
+
+    /// All that was to be written has been.
+    pub(super) fn flushed(&self) {
+        if self.requests.load(Ordering::Acquire) == 0 {
+            self.answering.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether what is written now cannot be an answer of ours.
+    pub(super) fn has_nothing_to_say(&self) -> bool {
+        !self.answering.load(Ordering::Relaxed) && !self.frames.load(Ordering::Relaxed)
     }
 
     /// A request with two lengths was seen.
@@ -182,6 +197,7 @@ impl Ended {
 impl Busy {
     pub(super) fn new(activity: Arc<Activity>) -> Self {
         activity.requests.fetch_add(1, Ordering::AcqRel);
+        activity.answering.store(true, Ordering::Relaxed);
         Self(activity)
     }
 

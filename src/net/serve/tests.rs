@@ -20,6 +20,24 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(3600);
 
+/// Tells what was refused.
+struct Plain;
+
+impl Refusals for Plain {
+    fn refuse(
+        &self,
+        refused: Refused,
+        head: Option<(&http::Method, &http::HeaderMap)>,
+    ) -> Response<bytes::Bytes> {
+        let mut answer = Response::new(format!("{refused:?} {:?}", head.map(|it| it.0)).into());
+        *answer.status_mut() = http::StatusCode::BAD_REQUEST;
+        if refused == Refused::HeadTooLarge {
+            *answer.status_mut() = http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        }
+        answer
+    }
+}
+
 struct Server {
     address: std::net::SocketAddr,
     metrics: Arc<Metrics>,
@@ -72,7 +90,8 @@ impl Server {
                 "ok"
             });
         let incoming = bound.accept();
-        let routers = Routers { router, beyond: Router::new() };
+        let refusals = Arc::new(Plain);
+        let routers = Routers { router, beyond: Router::new(), refusals };
         let served = tokio::spawn(serve(incoming, routers, limits, Arc::clone(&metrics), stopped));
         Self { address, metrics, stop, served, answered, gate }
     }
@@ -246,6 +265,38 @@ async fn two_lengths_are_refused_and_nobody_sees_the_request() {
         assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
     }
     assert_eq!(server.answered.load(Ordering::SeqCst), 0);
+}
+
+/// The HTTP library would answer these by itself.
+#[tokio::test]
+async fn what_cannot_be_read_is_refused_in_our_words() {
+    let server = Server::start(limits()).await;
+    let long = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(2 * MAX_HEAD));
+    let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(MAX_HEADERS));
+    let folded = "GET / HTTP/1.1\r\nhost: a\r\nx: y\r\n z\r\n\r\n";
+    for (text, status, said) in [
+        ("nonsense\r\n\r\n", 400, "Malformed None"),
+        ("GET / HTTP/9.9\r\n\r\n", 400, "Malformed None"),
+        (folded, 400, "Malformed None"),
+        (&long, 431, "HeadTooLarge None"),
+        (&many, 431, "HeadTooLarge None"),
+        ("GET / HTTP/1.1\r\n\r\n", 400, "Host Some(GET)"),
+    ] {
+        for ahead in ["", GET] {
+            let mut stream = server.connect(ahead).await;
+            if !ahead.is_empty() {
+                assert!(head(&mut stream).await.starts_with("HTTP/1.1 200"));
+            }
+            let _ = stream.write_all(text.as_bytes()).await;
+            let answer = rest(&mut stream).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{said}: {answer}");
+            assert!(answer.ends_with(&format!("\r\n\r\n{said}")), "{said}: {answer}");
+            let (length, date) = (format!("content-length: {}\r\n", said.len()), "\r\ndate: ");
+            assert!(answer.contains(&length) && answer.contains(date), "{answer}");
+            assert!(answer.contains("connection: close\r\n"), "{answer}");
+            assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+        }
+    }
 }
 
 #[tokio::test]
