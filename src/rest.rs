@@ -134,7 +134,9 @@ impl Rest {
             (Route::OpenApi, &Method::GET | &Method::HEAD) => {
                 return api::openapi::served(request_id);
             }
-            (Route::Docs(file), &Method::GET | &Method::HEAD) => return file.served(request_id),
+            (Route::Docs(file), &Method::GET | &Method::HEAD) => {
+                return file.served(&head.headers, request_id);
+            }
             (Route::Health | Route::OpenApi | Route::Docs(_), _) => {
                 return api::refuse(Problem::not_allowed(route.methods()), request_id);
             }
