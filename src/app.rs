@@ -117,12 +117,12 @@ impl App {
             require_request_header: listeners.require_request_header,
         };
         let stopping_streams = CancellationToken::new();
-        let router = Rest::new(current.clone(), Arc::clone(&metrics), settings)
+        let routers = Rest::new(current.clone(), Arc::clone(&metrics), settings)
             .stopping_on(stopping_streams.clone())
-            .into_router();
+            .into_routers();
         let server = serve(
             rest.accept(),
-            router,
+            routers,
             config.connections,
             Arc::clone(&metrics),
             stopping.clone(),
@@ -142,6 +142,9 @@ impl App {
             [("grpc", &addresses.grpc), ("rest", &addresses.rest), ("admin", &addresses.admin)]
         {
             tracing::info!(listener, %address, "listening");
+        }
+        if listeners.rest.health_on_all_addresses {
+            tracing::info!("the rest listener's port answers /health on all addresses");
         }
         readiness.ready();
         let grace = config.shutdown_grace;

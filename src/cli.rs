@@ -48,7 +48,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the service.
-    #[command(after_help = SERVE_HELP)]
+    #[command(after_help = serve_help())]
     Serve(Serve),
     /// Check configuration and policies without running anything.
     #[command(after_help = "\
@@ -119,18 +119,46 @@ Examples:
     Plugin(plugin::Plugin),
 }
 
-const SERVE_HELP: &str = "\
+/// What it says of stores holds for this build.
+fn serve_help() -> String {
+    let of_build = |stores: &[(bool, &'static str)]| {
+        let stores = stores.iter().filter(|(is_built, _)| *is_built);
+        let stores: Vec<_> = stores.map(|(_, store)| *store).collect();
+        if stores.is_empty() { "none".to_owned() } else { stores.join(", ") }
+    };
+    let (aws, azure) = (cfg!(feature = "aws"), cfg!(feature = "azure"));
+    let gcp = cfg!(feature = "gcp");
+    let variables = of_build(&[(aws, "awssecrets"), (gcp, "gcpsecrets"), (azure, "azurekeyvault")]);
+    let types = of_build(&[
+        (aws, "aws_secrets_manager"),
+        (azure, "azure_key_vault"),
+        (gcp, "gcp_secret_manager"),
+        (cfg!(feature = "kubernetes"), "kubernetes_secrets"),
+        (cfg!(feature = "plugin"), "plugin"),
+        (cfg!(feature = "vault"), "vault_kv"),
+    ]);
+    format!(
+        "\
 Examples:
   vaultmux-mesh serve --config vaultmux.yaml
   vaultmux-mesh serve --dev
   VAULTMUX_BACKEND=awssecrets AWS_REGION=eu-central-1 vaultmux-mesh serve
 
+Types of stores in the configuration file, in this build:
+  {types}
+  and for development memory, file
+
 Environment, as vaultmux-server reads it (used when --config is not given):
-  VAULTMUX_BACKEND  awssecrets
-  VAULTMUX_PREFIX   put before every name; vaultmux/ if unset
-  AWS_REGION        region of the store
-  AWS_ENDPOINT      another endpoint than the region's own
-  PORT              REST port on 127.0.0.1; 8080 if unset";
+  VAULTMUX_BACKEND    one of {variables}
+  VAULTMUX_PREFIX     put before every name; vaultmux/ on AWS, vaultmux- elsewhere if unset
+  AWS_REGION          region of the store
+  AWS_ENDPOINT        another endpoint than the region's own
+  GCP_PROJECT_ID      project of the store
+  AZURE_KEYVAULT_URL  the vault
+  PORT                REST port on 127.0.0.1, and for /health alone on all addresses;
+                      8080 if unset"
+    )
+}
 
 const LINT_HELP: &str = "\
 It reads Envoy's bootstraps, resource files and config dumps, Istio's mesh configuration and

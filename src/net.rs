@@ -8,6 +8,7 @@ mod unix;
 
 use std::{
     io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -44,6 +45,8 @@ pub struct Bound {
 
 enum Socket {
     Tcp(TcpListener),
+    /// All addresses, of which those beyond loopback are told apart.
+    Everywhere(TcpListener),
     Unix(unix::Listener),
 }
 
@@ -57,6 +60,15 @@ pub struct Incoming {
 pub struct Connection {
     io: Pin<Box<dyn Io>>,
     peer: Arc<Peer>,
+    /// It was made to an address beyond the one that is configured.
+    beyond: bool,
+}
+
+/// A connection as a socket has it.
+struct Accepted {
+    io: Pin<Box<dyn Io>>,
+    address: PeerAddress,
+    beyond: bool,
 }
 
 /// What axum tells handlers of a connection.
@@ -99,6 +111,12 @@ impl Bound {
         let tls = tls.transpose()?;
         let failed = |source| ListenError::Bind { address: config.address.clone(), source };
         let (socket, address) = match &config.address {
+            Address::Tcp(address) if config.health_on_all_addresses => {
+                let listener = everywhere(address.port()).map_err(failed)?;
+                let port = listener.local_addr().map_err(failed)?.port();
+                let address = SocketAddr::new(address.ip(), port);
+                (Socket::Everywhere(listener), Address::Tcp(address))
+            }
             Address::Tcp(address) => {
                 let listener = TcpListener::bind(address).await.map_err(failed)?;
                 let address = listener.local_addr().map_err(failed)?;
@@ -141,13 +159,13 @@ impl Bound {
                 () = sender.closed() => return,
             };
             match (accepted, &self.tls) {
-                (Ok((io, address)), None) => {
+                (Ok(Accepted { io, address, beyond }), None) => {
                     let peer = Arc::new(Peer::new(address, None));
-                    if sender.send(Connection { io, peer }).await.is_err() {
+                    if sender.send(Connection { io, peer, beyond }).await.is_err() {
                         return;
                     }
                 }
-                (Ok((io, address)), Some(tls)) => {
+                (Ok(Accepted { io, address, beyond }), Some(tls)) => {
                     // Nobody knows who it is yet: so many may take their time, and no more.
                     let Ok(slot) = Arc::clone(&handshakes).try_acquire_owned() else {
                         tracing::debug!(listener = %self.address, "too many handshakes");
@@ -162,7 +180,7 @@ impl Bound {
                             let leaf = chain.and_then(<[_]>::first).map(AsRef::as_ref);
                             let peer = Arc::new(Peer::new(address, leaf));
                             let io = Box::pin(stream);
-                            let _ = sender.send(Connection { io, peer }).await;
+                            let _ = sender.send(Connection { io, peer, beyond }).await;
                         }
                     });
                 }
@@ -177,20 +195,43 @@ impl Bound {
 }
 
 impl Socket {
-    async fn accept(&self) -> io::Result<(Pin<Box<dyn Io>>, PeerAddress)> {
+    async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Tcp(listener) => {
+            Self::Tcp(listener) | Self::Everywhere(listener) => {
                 let (stream, address) = listener.accept().await?;
                 // Without this, small gRPC answers wait 40 ms for an acknowledgement.
                 stream.set_nodelay(true)?;
-                Ok((Box::pin(stream), PeerAddress::of_ip(address.ip())))
+                let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+                // By both ends: a machine may be made to route loopback addresses.
+                let beyond = matches!(self, Self::Everywhere(_))
+                    && !(is_loopback(stream.local_addr()?.ip()) && is_loopback(address.ip()));
+                let address = PeerAddress::of_ip(address.ip());
+                Ok(Accepted { io: Box::pin(stream), address, beyond })
             }
             Self::Unix(listener) => {
                 let (stream, address) = listener.accept().await?;
-                Ok((Box::pin(stream), address))
+                Ok(Accepted { io: Box::pin(stream), address, beyond: false })
             }
         }
     }
+}
+
+/// A listener on all addresses of both families; of IPv4 where there is no other.
+fn everywhere(port: u16) -> io::Result<TcpListener> {
+    let new = |domain| socket2::Socket::new(domain, socket2::Type::STREAM, None);
+    let (socket, address) = match new(socket2::Domain::IPV6) {
+        Ok(socket) => {
+            // Whatever the machine's own default is.
+            socket.set_only_v6(false)?;
+            (socket, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))
+        }
+        Err(_) => (new(socket2::Domain::IPV4)?, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+    };
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
 }
 
 // === impl Incoming ===

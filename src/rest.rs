@@ -18,7 +18,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderValue, Method, StatusCode, header, request::Parts, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts, uri::PathAndQuery};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,10 @@ use crate::{
     },
     identity::{IdentityError, Peer, Principal},
     metrics::{Edge, Metrics},
-    net::RemotePeer,
+    net::{
+        RemotePeer,
+        serve::{Refusals, Refused, Routers},
+    },
     operation::SecretPath,
     policy::DecisionId,
     secret::BackendName,
@@ -50,6 +53,9 @@ use crate::{
 const LAST_WORD: Duration = Duration::from_millis(500);
 /// A listing is many calls, one after the other: it is given the time of so many.
 const LISTING: u32 = 6;
+/// What callers are told on an address that is open for probes alone.
+const BEYOND: &str = "only /health is answered on this address: call 127.0.0.1 from the same pod, \
+     or set listeners.rest.address in a configuration file";
 
 /// Serves the API to callers outside the mesh's filters.
 #[derive(Clone)]
@@ -98,6 +104,13 @@ impl Rest {
         Router::new().fallback(serve).with_state(self)
     }
 
+    /// The routes, and what of them there is beyond the address that is configured.
+    pub fn into_routers(self) -> Routers {
+        let beyond = Router::new().fallback(serve_beyond).with_state(self.clone());
+        let refusals = Arc::new(self.clone());
+        Routers { router: self.into_router(), beyond, refusals }
+    }
+
     async fn answer(&self, request: Request, request_id: &str) -> http::Response<Bytes> {
         let snapshot = self.current.load_full();
         let limit = snapshot.limits.backend_timeout;
@@ -121,7 +134,9 @@ impl Rest {
             (Route::OpenApi, &Method::GET | &Method::HEAD) => {
                 return api::openapi::served(request_id);
             }
-            (Route::Docs(file), &Method::GET | &Method::HEAD) => return file.served(request_id),
+            (Route::Docs(file), &Method::GET | &Method::HEAD) => {
+                return file.served(&head.headers, request_id);
+            }
             (Route::Health | Route::OpenApi | Route::Docs(_), _) => {
                 return api::refuse(Problem::not_allowed(route.methods()), request_id);
             }
@@ -231,6 +246,37 @@ impl Rest {
     }
 }
 
+impl Refusals for Rest {
+    fn refuse(
+        &self,
+        refused: Refused,
+        head: Option<(&Method, &HeaderMap)>,
+    ) -> http::Response<Bytes> {
+        let (code, error) = match refused {
+            Refused::Malformed => (ProblemCode::MalformedRequest, "the request is not HTTP"),
+            Refused::Ambiguous => (
+                ProblemCode::MalformedRequest,
+                "the request has two lengths, or a transfer encoding other than chunked",
+            ),
+            Refused::Host => (ProblemCode::MalformedRequest, "the request needs one host"),
+            Refused::HeadTooLarge => (ProblemCode::HeadTooLarge, ProblemCode::HeadTooLarge.text()),
+        };
+        let request_id = head.map_or_else(|| DecisionId::next().to_string(), |it| request_id(it.1));
+        let response = api::refuse(Problem::with_error(code, error.to_owned()), &request_id);
+        // Of a head that cannot be read nobody knows the method.
+        let unread = Method::from_bytes(b"-").expect("a token");
+        let method = head.map_or(&unread, |(method, _)| method);
+        self.log(method, response.status(), Instant::now(), &request_id);
+        response
+    }
+}
+
+/// The caller's own request id, or a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let sent = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    api::request_id(sent).map_or_else(|| DecisionId::next().to_string(), str::to_owned)
+}
+
 /// Who is at the other end of the connection.
 fn peer(head: &Parts) -> Option<&Peer> {
     head.extensions.get::<ConnectInfo<RemotePeer>>().map(|peer| &*peer.0.0)
@@ -252,17 +298,30 @@ async fn read(body: Body, limit: usize, deadline: Instant) -> Result<Bytes, Prob
 
 /// Answers one request.
 async fn serve(State(rest): State<Rest>, request: Request) -> Response {
+    respond(rest, request, false).await
+}
+
+/// Answers a request that came to an address which is open for probes alone.
+async fn serve_beyond(State(rest): State<Rest>, request: Request) -> Response {
+    respond(rest, request, true).await
+}
+
+async fn respond(rest: Rest, request: Request, beyond: bool) -> Response {
     let started = Instant::now();
-    let sent = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
-    let request_id =
-        api::request_id(sent).map_or_else(|| DecisionId::next().to_string(), str::to_owned);
+    let request_id = request_id(request.headers());
     let method = request.method().clone();
-    if request.uri().path() == WATCH_PATH {
+    if request.uri().path() == WATCH_PATH && !beyond {
         let response = rest.watch(request.into_parts().0, &request_id).await;
         rest.log(&method, response.status(), started, &request_id);
         return response;
     }
-    let response = rest.answer(request, &request_id).await;
+    let is_open = !beyond || Route::find(request.uri().path()) == Some(Route::Health);
+    let response = if is_open {
+        rest.answer(request, &request_id).await
+    } else {
+        let problem = Problem::with_error(ProblemCode::Forbidden, BEYOND.to_owned());
+        api::refuse(problem, &request_id)
+    };
     let status = response.status();
     rest.log(&method, status, started, &request_id);
     let mut response = response;

@@ -147,6 +147,13 @@ impl Webhooks {
         self.0.is_empty()
     }
 
+    /// Whether this origin may send to one of them, as CloudEvents' handshake asks. That
+    /// gives it no right but to try.
+    #[must_use]
+    pub fn admit_origin(&self, origin: &str) -> bool {
+        self.0.values().any(|webhook| webhook.admits_origin(origin))
+    }
+
     /// The one of that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Webhook>> {
@@ -200,10 +207,7 @@ impl Webhook {
         if proven { Ok(()) } else { Err(WebhookError::Unproven) }
     }
 
-    /// Whether this origin may send here, as CloudEvents' handshake asks. That gives it no
-    /// right but to try.
-    #[must_use]
-    pub fn admits_origin(&self, origin: &str) -> bool {
+    fn admits_origin(&self, origin: &str) -> bool {
         match &self.settings.sender {
             Sender::EventGrid { origins, .. } => origins.iter().any(|known| known == origin),
             Sender::EventBridge(_) | Sender::PubSub(_) => false,

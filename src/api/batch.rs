@@ -42,7 +42,14 @@ impl Call<'_> {
         let catalog = &self.snapshot.catalog;
         let (mut permits, mut places, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for (at, item) in items.iter().enumerate() {
-            let permit = item.located(catalog).and_then(|it| Ok(self.authorize(Verb::Get, &it)?));
+            // The first is what the request itself has taken.
+            let share = match at {
+                0 => Ok(()),
+                _ => self.share(),
+            };
+            let permit = share
+                .and_then(|()| item.located(catalog))
+                .and_then(|it| Ok(self.authorize(Verb::Get, &it)?));
             match permit {
                 Ok(permit) => {
                     permits.push(permit);

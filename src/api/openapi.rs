@@ -13,9 +13,10 @@ use serde_json::{Map, Value, json};
 use self::components::{headers, parameters, schemas};
 use super::{accept::Form, finish, problem::ProblemCode};
 
+/// Of every request: it may not be readable, or name no host.
+const OF_ALL: &[ProblemCode] = &[ProblemCode::MalformedRequest, ProblemCode::HeadTooLarge];
 /// Of every request that needs to know who asks; it may have a body that it does not need.
 const OF_CALLERS: &[ProblemCode] = &[
-    ProblemCode::MalformedRequest,
     ProblemCode::NoIdentity,
     ProblemCode::InvalidToken,
     ProblemCode::InvalidIdentity,
@@ -62,8 +63,8 @@ pub fn document() -> Value {
                 repeats: `X-Content-Type-Options`, `X-Frame-Options`, `X-XSS-Protection`, \
                 `Strict-Transport-Security` and `Content-Security-Policy`. A method that does \
                 nothing is answered with 405 and `Allow`, an unknown path with 404, both as a \
-                `Problem`; `OPTIONS` with 204 and `Allow`. A head that is too long is answered \
-                with 431, and one that is none with 400, both without a body.",
+                `Problem`; `OPTIONS` with 204 and `Allow`. Over HTTP/2 a head that is too long is \
+                answered with 431 without a body, and one that is none resets its stream.",
         },
         "servers": [{"url": "/"}],
         "tags": [
@@ -144,9 +145,9 @@ fn paths() -> Value {
         found
     };
     let not_modified = || answer("The caller has it already.", &secret_headers, json!({}));
-    let read = |id, body: bool| Operation {
-        id,
-        summary: if body { "Read a secret" } else { "Look whether a secret is there" },
+    let read = Operation {
+        id: "read_secret",
+        summary: "Read a secret",
         description: "Needs `get`.",
         parameters: &[
             "name",
@@ -158,13 +159,7 @@ fn paths() -> Value {
             "if_match",
         ],
         body: None,
-        success: match body {
-            true => vec![(200, secret()), (304, not_modified())],
-            false => vec![
-                (200, answer("It is there.", &secret_headers, json!({}))),
-                (304, not_modified()),
-            ],
-        },
+        success: vec![(200, secret()), (304, not_modified())],
         problems: codes(&[
             OF_CALLERS,
             OF_STORES,
@@ -282,22 +277,50 @@ fn paths() -> Value {
         operation["security"] = json!([]);
         operation
     };
+    let (list, read) = (list.shown("secrets"), read.shown("secrets"));
+    let (versions, health) = (versions.shown("secrets"), open(health, "health"));
     let mut paths = json!({
-        "/v1/secrets": {"get": list.shown("secrets"), "post": create.shown("secrets")},
+        "/v1/secrets": {
+            "get": list,
+            "head": head("look_for_secrets", "Look whether names can be listed", &list),
+            "post": create.shown("secrets"),
+        },
         "/v1/secrets/{name}": {
-            "get": read("read_secret", true).shown("secrets"),
-            "head": read("look_for_secret", false).shown("secrets"),
+            "get": read,
+            "head": head("look_for_secret", "Look whether a secret is there", &read),
             "put": update.shown("secrets"),
             "delete": delete.shown("secrets"),
         },
         "/v1/secrets:batchGet": {"post": batch.shown("secrets")},
-        "/v1/versions/{name}": {"get": versions.shown("secrets")},
+        "/v1/versions/{name}": {
+            "get": versions,
+            "head": head("look_for_versions", "Look whether a secret has versions", &versions),
+        },
         "/v1/watch": {"get": watch.shown("secrets")},
         "/v1/authorize": {"post": authorize.shown("policy")},
-        "/health": {"get": open(health, "health")},
+        "/health": {
+            "get": health,
+            "head": head("health_without_body", "Whether the service runs", &health),
+        },
     });
     paths.as_object_mut().into_iter().for_each(programs::add);
     paths
+}
+
+/// The same without bodies: what HEAD is to GET.
+fn head(id: &str, summary: &str, get: &Value) -> Value {
+    let mut head = get.clone();
+    head["operationId"] = json!(id);
+    head["summary"] = json!(summary);
+    without_bodies(&mut head);
+    head
+}
+
+fn without_bodies(operation: &mut Value) {
+    let answers = operation["responses"].as_object_mut();
+    for answer in answers.into_iter().flat_map(|answers| answers.values_mut()) {
+        answer.as_object_mut().map(|answer| answer.remove("content"));
+    }
 }
 
 fn codes(lists: &[&[ProblemCode]]) -> Vec<ProblemCode> {
@@ -334,12 +357,11 @@ fn content(description: &str, schema: &str) -> Value {
 impl Operation {
     fn shown(self, tag: &str) -> Value {
         let mut responses = Map::new();
-        let bodiless = self.id == "look_for_secret";
         for (status, found) in self.success {
             responses.insert(status.to_string(), found);
         }
         let mut by_status = BTreeMap::<u16, Vec<ProblemCode>>::new();
-        for code in self.problems {
+        for code in codes(&[OF_ALL, &self.problems]) {
             by_status.entry(code.status().as_u16()).or_default().push(code);
         }
         for (status, codes) in by_status {
@@ -352,10 +374,7 @@ impl Operation {
                 429 | 503 => &["Retry-After"],
                 _ => &[],
             };
-            let body = match bodiless {
-                true => json!({}),
-                false => json!({"application/problem+json": {"schema": reference("Problem")}}),
-            };
+            let body = json!({"application/problem+json": {"schema": reference("Problem")}});
             responses.insert(status.to_string(), answer(&words.join("\n"), with, body));
         }
         let parameters: Vec<_> = self

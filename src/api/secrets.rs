@@ -198,6 +198,14 @@ impl Call<'_> {
         resolver::Call { deadline: self.deadline, request_id }
     }
 
+    /// Takes one more read from the caller's share.
+    pub(super) fn share(&self) -> Result<(), Problem> {
+        self.snapshot.shares.take(self.principal).map_err(|wait| {
+            self.recorder.metrics.rate_limited();
+            Problem::too_many(wait)
+        })
+    }
+
     pub(super) fn authorize(&self, verb: Verb, secret: &SecretRef) -> Result<Permit, Denial> {
         let outcome = self.snapshot.policies.authorize(self.principal, verb, secret);
         let asked = || Some(Operation::secret(verb, secret));

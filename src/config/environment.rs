@@ -71,7 +71,8 @@ impl Environment {
             return refuse("PORT", format!("{port:?} is not a port"));
         }
         let mut yaml = format!(
-            "mode: sidecar\nlisteners:\n  rest: {{address: '127.0.0.1:{port}', require_request_header: false}}\n\
+            "mode: sidecar\nlisteners:\n  rest: {{address: '127.0.0.1:{port}', require_request_header: false, \
+             health_on_all_addresses: true}}\n\
              backends:\n  {backend}:\n{store}"
         );
         // Outside Kubernetes there is no token to tell who the pod is, and the store's

@@ -38,6 +38,8 @@ pub struct ListenerConfig {
     pub peer_uids: Vec<u32>,
     /// Who may ask `ext_authz` and `ext_proc`; whoever connects without.
     pub trusted_peers: Option<PeerPatterns>,
+    /// Whether a loopback port answers `/health`, and nothing else, on all addresses.
+    pub health_on_all_addresses: bool,
 }
 
 /// A TCP address or the path of a unix socket.
@@ -106,7 +108,7 @@ struct GrpcFile {
 /// The listener of the REST API.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "Rest", extend("allOf" = schema::by_address()))]
+#[schemars(rename = "Rest", extend("allOf" = schema::of_rest()))]
 struct RestFile {
     /// `<ip>:<port>` or `unix:<path>`; `127.0.0.1:8080` by default.
     #[schemars(with = "Option<schema::Address>")]
@@ -119,6 +121,11 @@ struct RestFile {
     /// Whether local callers must send `x-vaultmux-request`, which a browser or a tricked
     /// workload does not; by default in sidecar mode.
     require_request_header: Option<bool>,
+    /// Whether `/health`, and nothing else, is answered on all addresses of the machine too,
+    /// for the kubelet's probes of a sidecar. Of a loopback address without `tls` only; `true`
+    /// where vaultmux-server's variables take the place of this file.
+    #[schemars(with = "Option<bool>")]
+    health_on_all_addresses: Option<Spanned<bool>>,
 }
 
 /// The listener of probes and metrics.
@@ -191,7 +198,11 @@ impl ListenersFile {
             Some(of) => {
                 require_request_header =
                     of.require_request_header.unwrap_or(require_request_header);
-                rest.check(of.address, of.tls, of.peer_uids)?
+                let mut checked = rest.check(of.address, of.tls, of.peer_uids)?;
+                if let Some(wanted) = of.health_on_all_addresses {
+                    checked.health_on_all_addresses = rest.health(&wanted, &checked)?;
+                }
+                checked
             }
         };
         let admin = file("admin", 9090).check(self.admin.map(|of| of.address), None, None)?;
@@ -224,7 +235,23 @@ impl ListenerFile<'_> {
             tls: tls.map(|tls| self.tls(tls)).transpose()?,
             peer_uids: peer_uids.map(|uids| uids.value).unwrap_or_default(),
             trusted_peers: None,
+            health_on_all_addresses: false,
         })
+    }
+
+    fn health(
+        &self,
+        wanted: &Spanned<bool>,
+        listener: &ListenerConfig,
+    ) -> Result<bool, ConfigError> {
+        let is_loopback =
+            matches!(&listener.address, Address::Tcp(address) if address.ip().is_loopback());
+        if wanted.value && (!is_loopback || listener.tls.is_some()) {
+            let why = "goes with a loopback address and port without tls: others answer \
+                       /health to whoever reaches them";
+            return Err(self.refuse(line(wanted), "health_on_all_addresses", why));
+        }
+        Ok(wanted.value)
     }
 
     fn refuse(&self, line: Option<u64>, key: &str, why: impl fmt::Display) -> ConfigError {

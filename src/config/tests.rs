@@ -78,6 +78,22 @@ fn what_is_wrong_is_named_by_file_line_and_key() {
             "dir/vaultmux.yaml:6: listeners.grpc.peer_uids: only unix sockets tell",
         ),
         (
+            &with(
+                "listeners:\n  rest:\n    health_on_all_addresses: true\n    address: '0.0.0.0:1'\n",
+            ),
+            "dir/vaultmux.yaml:5: listeners.rest.health_on_all_addresses: goes with a loopback",
+        ),
+        (
+            &with("listeners:\n  rest: {health_on_all_addresses: true, address: 'unix:a'}\n"),
+            "dir/vaultmux.yaml:4: listeners.rest.health_on_all_addresses: goes with a loopback",
+        ),
+        (
+            &with(
+                "listeners:\n  rest:\n    tls: {cert_file: a, key_file: b}\n    health_on_all_addresses: true\n",
+            ),
+            "dir/vaultmux.yaml:6: listeners.rest.health_on_all_addresses: goes with a loopback",
+        ),
+        (
             &with("listeners:\n  rest:\n    peer_uids: []\n"),
             "dir/vaultmux.yaml:5: listeners.rest.peer_uids: only unix sockets tell",
         ),
@@ -735,6 +751,7 @@ fn defaults_are_closed_and_local() {
     assert_eq!(listeners.grpc.address.to_string(), "127.0.0.1:9191");
     assert_eq!(listeners.rest.address.to_string(), "127.0.0.1:8080");
     assert_eq!(listeners.admin.address.to_string(), "127.0.0.1:9090");
+    assert!(!listeners.rest.health_on_all_addresses);
     assert_eq!(config.identity.trust_domains[0].as_str(), "cluster.local");
     assert_eq!(config.identity.local, None);
     assert_eq!(config.catalog.default_backend().map(BackendName::as_str), Some("local"));
@@ -915,6 +932,7 @@ fn vaultmux_servers_environment_starts_a_sidecar() {
     let config = environment.config().expect("valid").expect("a backend is named");
     assert_eq!(config.mode, Mode::Sidecar);
     assert_eq!(config.listeners.rest.address.to_string(), "127.0.0.1:8099");
+    assert!(config.listeners.rest.health_on_all_addresses, "its manifests probe the pod");
     assert_eq!(config.catalog.default_backend().map(BackendName::as_str), Some("awssecrets"));
     assert!(!config.listeners.require_request_header, "its clients do not know the header");
     assert!(config.identity.local.is_some());

@@ -6,12 +6,15 @@
 
 mod activity;
 mod framing;
+mod host;
+mod progress;
+mod refusal;
 mod stream;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, Version, header};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -24,6 +27,7 @@ use tokio::{
 };
 use tower::{ServiceExt, service_fn};
 
+pub use self::refusal::{Refusals, Refused};
 use self::{
     activity::{Activity, Busy, Door, Ended},
     stream::Watched,
@@ -48,12 +52,24 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 /// How often an HTTP/2 client is asked whether it is there.
 const PING: Duration = Duration::from_secs(60);
 
+/// What answers on connections.
+#[derive(Clone)]
+pub struct Routers {
+    /// On the address that is configured.
+    pub router: Router,
+    /// On all others, where a listener is on them too.
+    pub beyond: Router,
+    /// To requests that neither of them sees.
+    pub refusals: Arc<dyn Refusals>,
+}
+
 /// Bounds on connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
     /// How many there may be.
     pub connections: usize,
-    /// How long a head may take, from its first byte.
+    /// How long a head may take, from its first byte, or from the end of the answer before
+    /// it where that came later.
     pub header_timeout: Duration,
     /// How long a connection may be without a request.
     pub idle_timeout: Duration,
@@ -76,7 +92,7 @@ impl Default for ConnectionLimits {
 /// connections off.
 pub async fn serve(
     mut incoming: Incoming,
-    router: Router,
+    routers: Routers,
     limits: ConnectionLimits,
     metrics: Arc<Metrics>,
     mut stopped: watch::Receiver<bool>,
@@ -95,10 +111,14 @@ pub async fn serve(
         };
         // Refused: too many, and all of them have work to do.
         let Some(admitted) = door.admit() else { continue };
-        let (router, metrics, stopping) = (router.clone(), Arc::clone(&metrics), stopping.clone());
+        // Before a byte of it is read.
+        let router = if connection.beyond { &routers.beyond } else { &routers.router };
+        let (router, refusals) = (router.clone(), Arc::clone(&routers.refusals));
+        let (metrics, stopping) = (Arc::clone(&metrics), stopping.clone());
         connections.spawn(async move {
             let activity = Arc::clone(&admitted.activity);
-            if let Some(ended) = hold(connection, router, limits, activity, stopping).await {
+            let held = hold(connection, (router, refusals), limits, activity, stopping);
+            if let Some(ended) = held.await {
                 metrics.connection_closed(ended.as_str());
             }
             drop(admitted);
@@ -116,17 +136,18 @@ async fn told(stopped: &mut watch::Receiver<bool>) {
 /// Serves one connection to its end, or says why it was closed before.
 async fn hold(
     connection: Connection,
-    router: Router,
+    (router, refusals): (Router, Arc<dyn Refusals>),
     limits: ConnectionLimits,
     activity: Arc<Activity>,
     mut stopped: watch::Receiver<bool>,
 ) -> Option<Ended> {
     let peer = RemotePeer(Arc::clone(&connection.peer));
-    let io = TokioIo::new(Watched::new(connection, Arc::clone(&activity)));
+    let io = Watched::new(connection, Arc::clone(&activity), Arc::clone(&refusals));
+    let io = TokioIo::new(io);
     let seen = Arc::clone(&activity);
     let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer.clone()));
-        answer(request.map(Body::new), router.clone(), Arc::clone(&seen))
+        answer(request.map(Body::new), router.clone(), Arc::clone(&refusals), Arc::clone(&seen))
     });
     let server = builder();
     let serving = server.serve_connection(io, TowerToHyperService::new(service));
@@ -156,14 +177,24 @@ async fn hold(
 async fn answer(
     request: Request<Body>,
     router: Router,
+    refusals: Arc<dyn Refusals>,
     activity: Arc<Activity>,
 ) -> Result<Response<Body>, Infallible> {
     let busy = Busy::new(activity);
-    if busy.activity().is_ambiguous() {
-        let mut refusal = Response::new(Body::empty());
-        *refusal.status_mut() = StatusCode::BAD_REQUEST;
-        refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        return Ok(refusal);
+    let refused = if busy.activity().is_ambiguous() {
+        Some(Refused::Ambiguous)
+    } else {
+        let is_clear = host::is_clear(request.version(), request.uri(), request.headers());
+        (!is_clear).then_some(Refused::Host)
+    };
+    if let Some(refused) = refused {
+        let head = (request.method(), request.headers());
+        let mut refusal = refusals.refuse(refused, Some(head)).map(Body::from);
+        if request.version() < Version::HTTP_2 {
+            let close = HeaderValue::from_static("close");
+            refusal.headers_mut().insert(header::CONNECTION, close);
+        }
+        return Ok(refusal.map(|body| Body::new(busy.until_sent(body))));
     }
     let response = router.oneshot(request).await?;
     Ok(response.map(|body| Body::new(busy.until_sent(body))))

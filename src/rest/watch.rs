@@ -38,7 +38,10 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// What does something there.
 const METHODS: &str = "GET, OPTIONS";
 
-/// Events that wait for a client.
+/// How a stream ends; `None` where nobody hears it.
+type Ended<T> = Result<T, Option<End>>;
+
+/// Events that wait for a client. There is room for one more, which says how it ends.
 const QUEUE: usize = 16;
 /// How long the first of them may wait.
 const STALL: Duration = Duration::from_secs(30);
@@ -150,7 +153,7 @@ impl Rest {
             Ok(watch) => watch,
             Err(error) => return api::refuse(error.into(), request_id).map(Body::from),
         };
-        let (events, queue) = mpsc::channel(QUEUE);
+        let (events, queue) = mpsc::channel(QUEUE + 1);
         let comes_back = last.is_some();
         let stream = Stream {
             rest: self.clone(),
@@ -184,16 +187,22 @@ impl Stream {
         stopping: CancellationToken,
     ) {
         let (events, principal) = (self.events.clone(), self.principal.clone());
+        // Kept free from the start: whoever has not read the rest may still read this.
+        let last = events.clone().reserve_owned().await;
         let ended = tokio::select! {
             // The client is gone.
             () = events.closed() => None,
             () = stopping.cancelled() => Some(End::Stopping),
             () = expiry(&principal) => Some(End::Unproven),
-            end = self.tell(permits, missed, comes_back) => end,
+            ended = self.tell(permits, missed, comes_back) => match ended {
+                Ok(never) => match never {},
+                Err(end) => end,
+            },
         };
         if let Some(end) = ended {
-            // No waiting: whoever has not read the rest does not read this.
-            let _ = events.try_send(end.event());
+            if let Ok(last) = last {
+                last.send(end.event());
+            }
             self.rest.metrics.watch_ended(end.as_str());
         }
         drop(seat);
@@ -205,7 +214,7 @@ impl Stream {
         permits: Vec<Permit>,
         missed: Missed,
         comes_back: bool,
-    ) -> Option<End> {
+    ) -> Ended<Infallible> {
         let snapshot = self.rest.current.load_full();
         let id = self.changes.id(None);
         self.send(hello(&id)).await?;
@@ -242,10 +251,7 @@ impl Stream {
             };
             let snapshot = self.rest.current.load_full();
             // Whatever was allowed before: by what is in force now.
-            let permits = match self.still_allowed(&snapshot).await {
-                Ok(permits) => permits,
-                Err(end) => return Some(end),
-            };
+            let permits = self.still_allowed(&snapshot).await.map_err(Some)?;
             match news {
                 None => {
                     self.send(heartbeat()).await?;
@@ -258,7 +264,7 @@ impl Stream {
                     self.read(&snapshot, &permits, period).await?;
                 }
                 // It can find its way back by the last id that it has.
-                Some(Err(resolver::Lagged)) => return Some(End::Slow),
+                Some(Err(resolver::Lagged)) => return Err(Some(End::Slow)),
             }
         }
     }
@@ -288,7 +294,7 @@ impl Stream {
         snapshot: &Snapshot,
         permits: &[Permit],
         period: Duration,
-    ) -> Option<()> {
+    ) -> Ended<()> {
         let due = permits.iter().filter_map(|permit| {
             let place = snapshot.resolver.place(permit).ok()?;
             let ttl = snapshot.resolver.ttl(&place.backend, &place.name);
@@ -314,7 +320,7 @@ impl Stream {
                 self.version(&place, version.as_ref(), None).await?;
             }
         }
-        Some(())
+        Ok(())
     }
 
     /// Tells a version, unless it was told last.
@@ -323,10 +329,10 @@ impl Stream {
         place: &Place,
         version: Option<&Arc<str>>,
         sequence: Option<u64>,
-    ) -> Option<()> {
+    ) -> Ended<()> {
         match self.told.is_news(place, version) {
             true => self.event(place, version, sequence).await,
-            false => Some(()),
+            false => Ok(()),
         }
     }
 
@@ -335,20 +341,16 @@ impl Stream {
         place: &Place,
         version: Option<&Arc<str>>,
         sequence: Option<u64>,
-    ) -> Option<()> {
+    ) -> Ended<()> {
         let event = version_event(place, version, &self.changes.id(sequence));
         self.rest.metrics.watch_event();
         self.send(event).await
     }
 
-    /// `None` if the client does not read, or is gone.
-    async fn send(&self, event: Bytes) -> Option<()> {
+    async fn send(&self, event: Bytes) -> Ended<()> {
         match timeout(STALL, self.events.send(event)).await {
-            Ok(sent) => sent.ok(),
-            Err(_) => {
-                self.rest.metrics.watch_ended(End::Slow.as_str());
-                None
-            }
+            Ok(sent) => sent.map_err(|_| None),
+            Err(_) => Err(Some(End::Slow)),
         }
     }
 }

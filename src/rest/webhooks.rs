@@ -38,7 +38,7 @@ impl Rest {
         let webhook = snapshot.webhooks.get(name);
         let outcome = match head.method {
             Method::POST => self.deliver(snapshot, webhook.map(|it| &**it), head, body).await,
-            Method::OPTIONS => return handshake(webhook.map(|it| &**it), head, request_id),
+            Method::OPTIONS => return handshake(snapshot, head, request_id),
             _ => return api::refuse(Problem::not_allowed("POST, OPTIONS"), request_id),
         };
         // Names that are not configured are not labels.
@@ -80,12 +80,13 @@ impl Rest {
     }
 }
 
-fn handshake(webhook: Option<&Webhook>, head: &Parts, request_id: &str) -> Response<Bytes> {
+/// The same for all names, or it would tell which there are.
+fn handshake(snapshot: &Snapshot, head: &Parts, request_id: &str) -> Response<Bytes> {
     let mut sent = head.headers.get_all(REQUEST_ORIGIN).iter();
     let origin = sent.next().filter(|_| sent.next().is_none());
     let allowed = origin.filter(|origin| {
         let origin = origin.to_str().ok();
-        webhook.zip(origin).is_some_and(|(webhook, origin)| webhook.admits_origin(origin))
+        origin.is_some_and(|origin| snapshot.webhooks.admit_origin(origin))
     });
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();

@@ -305,5 +305,14 @@ fn every_command_has_help_with_examples() {
         let help = run(directory.path(), &[command, &["--help"]].concat());
         assert_eq!(help.status.code(), Some(0));
         assert!(text(&help.stdout).contains("Examples:"), "{command:?}");
+        if command == ["serve"] {
+            for store in [
+                "awssecrets, gcpsecrets, azurekeyvault",
+                "aws_secrets_manager, azure_key_vault, gcp_secret_manager, kubernetes_secrets, \
+                 plugin, vault_kv",
+            ] {
+                assert!(text(&help.stdout).contains(store), "{}", text(&help.stdout));
+            }
+        }
     }
 }

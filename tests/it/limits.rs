@@ -186,6 +186,148 @@ async fn slow_clients_do_not_keep_others_out() {
     }
 }
 
+/// In one write with a whole request, over HTTP/1.1; after the beginning of a connection,
+/// over HTTP/2. Without their own limit these would stay for `idle_timeout`.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_head_is_timed_wherever_it_comes() {
+    let service = start("{header_timeout: 1s, idle_timeout: 1h}").await;
+    let get = "GET /v1/secrets/zq-orders HTTP/1.1\r\nhost: vaultmux.test\r\n";
+    let mut pipelined = connect(&service, format!("{get}\r\n{get}").as_bytes()).await;
+    let answers = rest(&mut pipelined).await;
+    assert!(answers.starts_with("HTTP/1.1 200"), "{answers}");
+    assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{answers}");
+    let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    frames.extend(frame(4, 0, 0, &[]));
+    // HEADERS with END_STREAM, without END_HEADERS.
+    frames.extend(frame(1, 1, 1, &[0x82, 0x86, 0x84]));
+    rest(&mut connect(&service, &frames).await).await;
+    let closed = r#"vaultmux_rest_connections_closed_total{reason="slow_head"}"#;
+    let counted = async {
+        while service.metric(closed).await != Some(2.0) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, counted).await.expect("both are counted");
+}
+
+/// RFC 9112, section 3.2, and RFC 9113, section 8.3.1.
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_are_not_clear_are_refused() {
+    let service = start("{}").await;
+    for (request, status) in [
+        ("GET /v1/secrets/zq-orders HTTP/1.1\r\n", "400"),
+        ("GET /v1/secrets/zq-orders HTTP/1.1\r\nhost: a\r\nhost: a\r\n", "400"),
+        ("GET /v1/secrets/zq-orders HTTP/1.1\r\nhost: a\r\nHost: b\r\n", "400"),
+        ("GET /v1/secrets/zq-orders HTTP/1.1\r\nhost:\r\n", "400"),
+        ("GET /v1/secrets/zq-orders HTTP/1.1\r\nhost: a b\r\n", "400"),
+        ("GET /v1/secrets/zq-orders HTTP/1.1\r\nhost: a/b\r\n", "400"),
+        ("GET /v1/secrets/zq-orders HTTP/1.1\r\nhost: u@a\r\n", "400"),
+        ("GET /v1/secrets/zq-orders HTTP/1.1\r\nhost: a:99999\r\n", "400"),
+        ("GET /v1/secrets/zq-orders HTTP/1.0\r\nhost: a\r\nhost: b\r\n", "400"),
+        ("GET /health HTTP/1.1\r\n", "400"),
+        ("GET /authz/public HTTP/1.1\r\n", "400"),
+        ("GET /v1/secrets/zq-orders HTTP/1.0\r\n", "200"),
+        ("GET /v1/secrets/zq-orders HTTP/1.1\r\nhost: [::1]:80\r\nconnection: close\r\n", "200"),
+        ("GET http://a/v1/secrets/zq-orders HTTP/1.1\r\nhost: a\r\nconnection: close\r\n", "200"),
+    ] {
+        let mut stream = connect(&service, format!("{request}\r\n").as_bytes()).await;
+        let answer = rest(&mut stream).await;
+        assert_eq!(answer.get(9..12), Some(status), "{request}: {answer}");
+        let refused = answer.contains(r#""error":"the request needs one host""#);
+        assert_eq!(refused, status == "400", "{request}: {answer}");
+        assert!(answer.contains("x-frame-options: DENY\r\n"), "{request}: {answer}");
+    }
+    // `:method: GET`, `:scheme: http`, `:path: /health`, and what else there is.
+    let head = b"\x82\x86\x04\x07/health";
+    let host = |name: &[u8], value: &[u8]| {
+        let mut field = vec![0, u8::try_from(name.len()).expect("short")];
+        field.extend(name);
+        field.push(u8::try_from(value.len()).expect("short"));
+        field.extend(value);
+        field
+    };
+    for (fields, status) in [
+        (vec![], 400),
+        (vec![(":authority", "a"), ("host", "b")], 400),
+        (vec![(":authority", "u@a")], 400),
+        (vec![("host", "a"), ("host", "a")], 400),
+        (vec![("host", "a")], 200),
+        (vec![(":authority", "a"), ("host", "a")], 200),
+        (vec![(":authority", "a")], 200),
+    ] {
+        let mut block = head.to_vec();
+        for (name, value) in &fields {
+            block.extend(host(name.as_bytes(), value.as_bytes()));
+        }
+        let mut text = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        text.extend(frame(4, 0, 0, &[]));
+        text.extend(frame(1, 0x5, 1, &block));
+        let mut stream = connect(&service, &text).await;
+        assert_eq!(first_status(&mut stream).await, Some(status), "{fields:?}");
+    }
+}
+
+/// The status in the first HEADERS frame that comes, as the encoder of the service writes
+/// it: 200 and 400 are in the static table. `None` if the stream is reset instead.
+async fn first_status(stream: &mut TcpStream) -> Option<u16> {
+    let read = async {
+        loop {
+            let mut start = [0; 9];
+            stream.read_exact(&mut start).await.ok()?;
+            let length = u32::from_be_bytes([0, start[0], start[1], start[2]]);
+            let mut payload = vec![0; length as usize];
+            stream.read_exact(&mut payload).await.ok()?;
+            match (start[3], payload.first()) {
+                (1, Some(0x88)) => return Some(200),
+                (1, Some(0x8c)) => return Some(400),
+                (1, other) => panic!("another status: {other:?}"),
+                (3 | 7, _) => return None,
+                _ => {}
+            }
+        }
+    };
+    timeout(PATIENCE, read).await.expect("in time")
+}
+
+/// What the HTTP library refuses by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_a_problem_and_counted() {
+    let service = start("{}").await;
+    let long = format!("GET /health HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(70_000));
+    let many = format!("GET /health HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(150));
+    for (request, status, code) in [
+        ("canary nonsense\r\n\r\n", 400, "malformed_request"),
+        ("GET /health HTTP/1.1\r\nhost: a\r\nx : y\r\n\r\n", 400, "malformed_request"),
+        ("GET /\u{7f} HTTP/1.1\r\nhost: a\r\n\r\n", 400, "malformed_request"),
+        ("GET / HTTP/3.0\r\nhost: a\r\n\r\n", 400, "malformed_request"),
+        (&long, 431, "head_too_large"),
+        (&many, 431, "head_too_large"),
+    ] {
+        let series = format!(r#"vaultmux_requests_total{{method="other",status="{status}"}}"#);
+        let before = service.metric(&series).await.unwrap_or_default();
+        let answer = rest(&mut connect(&service, request.as_bytes()).await).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        for line in [
+            "content-type: application/problem+json",
+            "x-content-type-options: nosniff",
+            "x-frame-options: DENY",
+            "cache-control: no-store",
+            "connection: close",
+            &format!("content-length: {}", body.len()),
+        ] {
+            assert!(head.lines().any(|found| found == line), "no {line} in {head}");
+        }
+        let problem: Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!((&problem["status"], &problem["code"]), (&status.into(), &code.into()));
+        let id = problem["request_id"].as_str().expect("text");
+        assert!(head.contains(&format!("x-request-id: {id}")), "{head}");
+        service.logged(&[id, &format!("\"status\":{status}")]).await;
+        assert_eq!(service.metric(&series).await, Some(before + 1.0));
+    }
+    assert!(service.logs().iter().all(|line| !line.contains("canary")));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_is_given_up() {
     let service = start("{backend_timeout: 200ms}").await;

@@ -236,17 +236,16 @@ async fn event_grid_asks_first_whether_it_may_send() {
         let headers = [("webhook-request-origin", origin), ("webhook-request-rate", "120")];
         service.rest_client().request("OPTIONS", "vaultmux.test", path, &headers).await
     };
-    let answer = ask("/webhooks/azure", "eventgrid.azure.net").await;
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("webhook-allowed-origin"), "eventgrid.azure.net");
-    assert_eq!(answer.header("webhook-allowed-rate"), "*");
-    for (path, origin) in [
-        ("/webhooks/azure", "evil.test"),
-        ("/webhooks/aws", "eventgrid.azure.net"),
-        ("/webhooks/none", "eventgrid.azure.net"),
-    ] {
-        let answer = ask(path, origin).await;
-        assert_eq!(answer.header("webhook-allowed-origin"), "", "{path} {origin}");
+    // Alike for all names: the answer does not tell which of them there are.
+    for path in ["/webhooks/azure", "/webhooks/aws", "/webhooks/none", "/webhooks/a/b"] {
+        let answer = ask(path, "eventgrid.azure.net").await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert_eq!(answer.header("allow"), "POST, OPTIONS", "{path}");
+        assert_eq!(answer.header("webhook-allowed-origin"), "eventgrid.azure.net", "{path}");
+        assert_eq!(answer.header("webhook-allowed-rate"), "*", "{path}");
+        let answer = ask(path, "evil.test").await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert_eq!(answer.header("webhook-allowed-origin"), "", "{path}");
     }
 }
 

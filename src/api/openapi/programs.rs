@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Operation, answer, codes, content, reference};
+use super::{Operation, answer, codes, content, head, reference, without_bodies};
 use crate::api::problem::ProblemCode;
 
 /// The methods that a proxy may ask about; it asks with the client's own.
@@ -32,11 +32,18 @@ pub(super) fn add(paths: &mut Map<String, Value>) {
             200,
             answer("It.", &[], json!({"application/json": {"schema": {"type": "object"}}})),
         )],
-        problems: Vec::new(),
+        // On an address that is open for probes alone.
+        problems: vec![ProblemCode::Forbidden],
     };
     let mut document = document.shown("health");
     document["security"] = json!([]);
-    paths.insert("/openapi.json".to_owned(), json!({ "get": document }));
+    paths.insert(
+        "/openapi.json".to_owned(),
+        json!({
+            "get": document,
+            "head": head("openapi_without_body", "Whether this document is there", &document),
+        }),
+    );
 }
 
 fn notices() -> Value {
@@ -120,18 +127,15 @@ fn check(method: &str) -> Value {
         let mut refused = content(why, "CheckRefusal");
         let headers = answer("", with, json!({}))["headers"].take();
         refused["headers"] = headers;
-        if status == 403 {
+        // As a `Problem`, of what is refused before it is looked at.
+        if status != 401 {
             refused["content"]["application/problem+json"] =
                 json!({"schema": reference("Problem")});
-        }
-        if method == "head" {
-            refused.as_object_mut().expect("an answer").remove("content");
         }
         shown["responses"][status.to_string()] = refused;
     }
     if method == "head" {
-        let unavailable = shown["responses"]["503"].as_object_mut().expect("an answer");
-        unavailable.remove("content");
+        without_bodies(&mut shown);
     }
     shown
 }

@@ -42,6 +42,8 @@ pub enum ProblemCode {
     PreconditionFailed,
     /// The name is taken.
     AlreadyExists,
+    /// The head is over the limit.
+    HeadTooLarge,
     /// The body is over the limit.
     BodyTooLarge,
     /// The body did not arrive in time.
@@ -64,7 +66,7 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::MalformedRequest,
         Self::InvalidReference,
         Self::InvalidCursor,
@@ -80,6 +82,7 @@ impl ProblemCode {
         Self::NotAcceptable,
         Self::PreconditionFailed,
         Self::AlreadyExists,
+        Self::HeadTooLarge,
         Self::BodyTooLarge,
         Self::BodyTooSlow,
         Self::BackendRefused,
@@ -136,6 +139,9 @@ impl ProblemCode {
                 ("precondition_failed", "the secret is not in the state that the request asks for")
             }
             Self::AlreadyExists => ("already_exists", "the name is taken"),
+            Self::HeadTooLarge => {
+                ("head_too_large", "the request has too many headers, or too long ones")
+            }
             Self::BodyTooLarge => ("body_too_large", "the body is over the limit"),
             Self::BodyTooSlow => ("body_too_slow", "the body did not come in time"),
             Self::BackendRefused => {
@@ -166,6 +172,7 @@ impl ProblemCode {
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::AlreadyExists => StatusCode::CONFLICT,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
@@ -178,7 +185,9 @@ impl ProblemCode {
         }
     }
 
-    pub(super) fn text(self) -> &'static str {
+    /// For people, where there is no more to say.
+    #[must_use]
+    pub fn text(self) -> &'static str {
         match self {
             Self::MalformedRequest => "malformed request",
             Self::InvalidReference => "invalid secret reference",
@@ -199,6 +208,7 @@ impl ProblemCode {
             }
             Self::PreconditionFailed => "the secret has changed",
             Self::AlreadyExists => "secret already exists",
+            Self::HeadTooLarge => "request head too large",
             Self::BodyTooLarge => "request body too large",
             Self::BodyTooSlow => "request body did not arrive in time",
             Self::TooManyRequests => "too many requests",

@@ -64,6 +64,22 @@ pub(in crate::config) fn by_mode() -> Value {
 }
 
 /// What only a unix socket can tell.
+pub(in crate::config) fn of_rest() -> Value {
+    let loopback = json!({
+        "not": {"required": ["tls"]},
+        "properties": {"address": {"pattern": "^127\\.|^\\[::1\\]|\\$\\{"}},
+    });
+    let wanted = json!({
+        "required": ["health_on_all_addresses"],
+        "properties": {"health_on_all_addresses": {"const": true}},
+    });
+    let mut rules = by_address();
+    if let Value::Array(more) = &mut rules {
+        more.push(json!({"if": wanted, "then": loopback}));
+    }
+    rules
+}
+
 pub(in crate::config) fn by_address() -> Value {
     let unix = json!({
         "required": ["address"],

@@ -27,13 +27,16 @@ pub(super) struct Activity {
     requests: AtomicUsize,
     /// Since when there is none.
     idle_since: AtomicU64,
-    /// When the first byte of a head arrived that has not ended yet.
+    /// When the first byte of a head arrived that has not ended yet, or when the answer
+    /// before it ended.
     head_since: AtomicU64,
     /// Since when the client does not read.
     stalled_since: AtomicU64,
+    /// A request was looked at, and not all of its answer has been written.
+    answering: AtomicBool,
     /// It was sent a request with two lengths.
     ambiguous: AtomicBool,
-    /// HTTP/2: what arrives between requests need not be the beginning of one.
+    /// HTTP/2: nothing else arrives before a head has ended, whatever is being answered.
     frames: AtomicBool,
     evicted: Notify,
 }
@@ -85,6 +88,7 @@ impl Activity {
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
             stalled_since: AtomicU64::new(0),
+            answering: AtomicBool::new(false),
             ambiguous: AtomicBool::new(false),
             frames: AtomicBool::new(false),
             evicted: Notify::new(),
@@ -95,20 +99,15 @@ impl Activity {
         u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
     }
 
-    /// Bytes arrived.
-    pub(super) fn received(&self) {
-        let waiting = self.requests.load(Ordering::Acquire) == 0
-            && self.head_since.load(Ordering::Relaxed) == 0
-            && !self.frames.load(Ordering::Relaxed);
-        if waiting {
-            self.head_since.store(self.now(), Ordering::Relaxed);
-        }
+    /// The first byte of a head has come, or its last.
+    pub(super) fn head(&self, has_begun: bool) {
+        let since = if has_begun { self.now() } else { 0 };
+        self.head_since.store(since, Ordering::Relaxed);
     }
 
     /// It speaks HTTP/2.
     pub(super) fn has_frames(&self) {
         self.frames.store(true, Ordering::Relaxed);
-        self.head_since.store(0, Ordering::Relaxed);
     }
 
     /// The client takes what we write, or does not.
@@ -120,6 +119,18 @@ impl Activity {
             }
             true => {}
         }
+    }
+
+    /// All that was to be written has been.
+    pub(super) fn flushed(&self) {
+        if self.requests.load(Ordering::Acquire) == 0 {
+            self.answering.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether what is written now cannot be an answer of ours.
+    pub(super) fn has_nothing_to_say(&self) -> bool {
+        !self.answering.load(Ordering::Relaxed) && !self.frames.load(Ordering::Relaxed)
     }
 
     /// A request with two lengths was seen.
@@ -144,11 +155,13 @@ impl Activity {
         if over(self.stalled_since.load(Ordering::Relaxed), limits.stall_timeout) {
             return Some(Ended::Stalled);
         }
-        if self.requests.load(Ordering::Acquire) > 0 {
-            return None;
-        }
-        if over(self.head_since.load(Ordering::Relaxed), limits.header_timeout) {
+        let busy = self.requests.load(Ordering::Acquire) > 0;
+        let reads = !busy || self.frames.load(Ordering::Relaxed);
+        if reads && over(self.head_since.load(Ordering::Relaxed), limits.header_timeout) {
             return Some(Ended::SlowHead);
+        }
+        if busy {
+            return None;
         }
         over(self.idle_since.load(Ordering::Relaxed), limits.idle_timeout).then_some(Ended::Idle)
     }
@@ -184,7 +197,7 @@ impl Ended {
 impl Busy {
     pub(super) fn new(activity: Arc<Activity>) -> Self {
         activity.requests.fetch_add(1, Ordering::AcqRel);
-        activity.head_since.store(0, Ordering::Relaxed);
+        activity.answering.store(true, Ordering::Relaxed);
         Self(activity)
     }
 
@@ -200,7 +213,14 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         // More than 1, which says that it has never served.
-        self.0.idle_since.store(self.0.now().max(2), Ordering::Relaxed);
+        let now = self.0.now().max(2);
+        self.0.idle_since.store(now, Ordering::Relaxed);
+        // A head that came with the request, or while it was being answered, could not
+        // be read on until now.
+        let begun = self.0.head_since.load(Ordering::Relaxed) != 0;
+        if begun && !self.0.frames.load(Ordering::Relaxed) {
+            self.0.head_since.store(now, Ordering::Relaxed);
+        }
         self.0.requests.fetch_sub(1, Ordering::AcqRel);
     }
 }

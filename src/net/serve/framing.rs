@@ -5,6 +5,8 @@
 //! us, as it thinks, one request; we would read two. The same holds for codings that are
 //! not `chunked` once and alone: the library looks at the last of them only.
 
+use super::progress::Progress;
+
 /// Looks at the lines that a client sends over HTTP/1. Bodies are not told from heads: a
 /// line in a body that begins like such a field is taken for one, and JSON has none.
 #[derive(Debug, Default)]
@@ -14,6 +16,7 @@ pub(super) struct Framing {
     content_length: bool,
     transfer_encoding: bool,
     protocol: Protocol,
+    progress: Progress,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,16 +59,24 @@ impl Framing {
                 }
                 (true, false) => {
                     self.protocol = Protocol::Http2;
+                    self.progress.begin_frames();
+                    self.progress.take_frames(&self.line);
+                    self.progress.take_frames(bytes);
                     return Seen::Frames;
                 }
-                (false, _) => self.protocol = Protocol::Http1,
+                (false, _) => {
+                    self.protocol = Protocol::Http1;
+                    self.progress.take_line(&self.line);
+                }
             }
         }
         if self.protocol == Protocol::Http2 {
+            self.progress.take_frames(bytes);
             return Seen::Nothing;
         }
         let mut seen = Seen::Nothing;
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.progress.take_line(part);
             let room = KEPT - self.line.len();
             self.line.extend_from_slice(&part[..part.len().min(room)]);
             if part.ends_with(b"\n") {
@@ -76,6 +87,14 @@ impl Framing {
             }
         }
         seen
+    }
+
+    /// Which head has begun and not ended, by its number on this connection.
+    pub(super) fn head(&self) -> Option<u64> {
+        match self.protocol {
+            Protocol::Unknown => (!self.line.is_empty()).then_some(1),
+            Protocol::Http1 | Protocol::Http2 => self.progress.head(),
+        }
     }
 
     /// Whether this line makes two lengths of one, or an end that is read in two ways.

@@ -5,7 +5,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     activity::Activity,
     framing::{Framing, Seen},
+    refusal::{Refusals, instead_of},
 };
 use crate::net::Connection;
 
@@ -29,6 +30,11 @@ pub(super) struct Watched {
     io: Connection,
     activity: Arc<Activity>,
     framing: Framing,
+    /// The head that is under way, by its number.
+    head: Option<u64>,
+    refusals: Arc<dyn Refusals>,
+    /// What is written in place of the HTTP library's own answer.
+    own: Option<Vec<u8>>,
     /// Since our side was shut down.
     lingering: Option<Pin<Box<Sleep>>>,
 }
@@ -36,8 +42,36 @@ pub(super) struct Watched {
 // === impl Watched ===
 
 impl Watched {
-    pub(super) fn new(io: Connection, activity: Arc<Activity>) -> Self {
-        Self { io, activity, framing: Framing::default(), lingering: None }
+    pub(super) fn new(
+        io: Connection,
+        activity: Arc<Activity>,
+        refusals: Arc<dyn Refusals>,
+    ) -> Self {
+        let framing = Framing::default();
+        Self { io, activity, framing, head: None, refusals, own: None, lingering: None }
+    }
+
+    /// Whether these bytes are of an answer that the HTTP library made by itself, in place
+    /// of which ours is written.
+    fn replaces(&mut self, bytes: &[u8]) -> bool {
+        if self.own.is_none() && self.activity.has_nothing_to_say() {
+            self.own = instead_of(bytes, &*self.refusals);
+        }
+        self.own.is_some()
+    }
+
+    fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(own) = self.own.as_mut().filter(|own| !own.is_empty()) {
+            let polled = Pin::new(&mut self.io).poll_write(cx, own);
+            self.activity.wrote(polled.is_pending());
+            match polled {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => drop(own.drain(..written)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Reads what still comes and throws it away.
@@ -73,7 +107,11 @@ impl AsyncRead for Watched {
                 Seen::Frames => this.activity.has_frames(),
                 Seen::Ambiguous => this.activity.set_ambiguous(),
             }
-            this.activity.received();
+            let head = this.framing.head();
+            if head != this.head {
+                this.head = head;
+                this.activity.head(head.is_some());
+            }
         }
         polled
     }
@@ -85,6 +123,9 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.replaces(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let polled = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.activity.wrote(polled.is_pending());
         polled
@@ -95,6 +136,9 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.replaces(slices.iter().find(|it| !it.is_empty()).map_or(&[], |it| it)) {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
         self.activity.wrote(polled.is_pending());
         polled
@@ -105,11 +149,15 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(self.poll_own(cx))?;
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.activity.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
+            ready!(self.poll_own(cx))?;
             match Pin::new(&mut self.io).poll_shutdown(cx) {
                 Poll::Ready(Ok(())) => self.lingering = Some(Box::pin(sleep(LINGER))),
                 other => return other,

@@ -20,6 +20,24 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(3600);
 
+/// Tells what was refused.
+struct Plain;
+
+impl Refusals for Plain {
+    fn refuse(
+        &self,
+        refused: Refused,
+        head: Option<(&http::Method, &http::HeaderMap)>,
+    ) -> Response<bytes::Bytes> {
+        let mut answer = Response::new(format!("{refused:?} {:?}", head.map(|it| it.0)).into());
+        *answer.status_mut() = http::StatusCode::BAD_REQUEST;
+        if refused == Refused::HeadTooLarge {
+            *answer.status_mut() = http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        }
+        answer
+    }
+}
+
 struct Server {
     address: std::net::SocketAddr,
     metrics: Arc<Metrics>,
@@ -45,6 +63,7 @@ impl Server {
             tls: None,
             peer_uids: Vec::new(),
             trusted_peers: None,
+            health_on_all_addresses: false,
         };
         let bound = Bound::new("rest", &config, &[]).await.expect("bound");
         let Address::Tcp(address) = *bound.address() else { panic!("a port") };
@@ -71,7 +90,9 @@ impl Server {
                 "ok"
             });
         let incoming = bound.accept();
-        let served = tokio::spawn(serve(incoming, router, limits, Arc::clone(&metrics), stopped));
+        let refusals = Arc::new(Plain);
+        let routers = Routers { router, beyond: Router::new(), refusals };
+        let served = tokio::spawn(serve(incoming, routers, limits, Arc::clone(&metrics), stopped));
         Self { address, metrics, stop, served, answered, gate }
     }
 
@@ -138,6 +159,52 @@ async fn a_head_that_does_not_end_is_given_up() {
 }
 
 #[tokio::test]
+async fn half_a_head_behind_a_whole_request_is_given_up() {
+    let short = Duration::from_millis(500);
+    let server = Server::start(ConnectionLimits { header_timeout: short, ..limits() }).await;
+    let half = "GET / HTTP/1.1\r\nhost: ";
+    for ahead in [GET, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc"] {
+        let mut slow = server.connect(&format!("{ahead}{half}")).await;
+        let answers = rest(&mut slow).await;
+        assert!(answers.starts_with("HTTP/1.1 200"), "{answers}");
+        assert_eq!(answers.matches("HTTP/1.1").count(), 1, "{answers}");
+    }
+    let line = "vaultmux_rest_connections_closed_total{reason=\"slow_head\"} 2";
+    server.measured(line).await;
+    // The time of a head that arrives while another request is being answered begins when
+    // the answer has ended.
+    let mut busy = server.connect(&format!("GET /gate HTTP/1.1\r\nhost: a\r\n\r\n{half}")).await;
+    tokio::time::sleep(3 * short).await;
+    server.gate.add_permits(1);
+    assert!(head(&mut busy).await.starts_with("HTTP/1.1 200"));
+    busy.write_all(b"a\r\n\r\n").await.expect("still open");
+    assert!(head(&mut busy).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn half_a_head_in_frames_is_given_up() {
+    let short = Duration::from_millis(500);
+    let server = Server::start(ConnectionLimits { header_timeout: short, ..limits() }).await;
+    let preface: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let headers: &[u8] = &[0, 0, 3, 1, 1, 0, 0, 0, 1, 0x82, 0x86, 0x84];
+    for (number, parts) in
+        [&[preface][..], &[preface, settings, headers], &[preface, settings, &headers[..10]]]
+            .into_iter()
+            .enumerate()
+    {
+        let mut slow = TcpStream::connect(server.address).await.expect("connected");
+        slow.write_all(&parts.concat()).await.expect("sent");
+        rest(&mut slow).await;
+        let closed = number + 1;
+        let line =
+            format!("vaultmux_rest_connections_closed_total{{reason=\"slow_head\"}} {closed}");
+        server.measured(&line).await;
+    }
+    assert_eq!(server.answered.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
 async fn a_connection_without_requests_is_closed() {
     // Longer than its first request takes to arrive.
     let short = Duration::from_secs(1);
@@ -198,6 +265,38 @@ async fn two_lengths_are_refused_and_nobody_sees_the_request() {
         assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
     }
     assert_eq!(server.answered.load(Ordering::SeqCst), 0);
+}
+
+/// The HTTP library would answer these by itself.
+#[tokio::test]
+async fn what_cannot_be_read_is_refused_in_our_words() {
+    let server = Server::start(limits()).await;
+    let long = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(2 * MAX_HEAD));
+    let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(MAX_HEADERS));
+    let folded = "GET / HTTP/1.1\r\nhost: a\r\nx: y\r\n z\r\n\r\n";
+    for (text, status, said) in [
+        ("nonsense\r\n\r\n", 400, "Malformed None"),
+        ("GET / HTTP/9.9\r\n\r\n", 400, "Malformed None"),
+        (folded, 400, "Malformed None"),
+        (&long, 431, "HeadTooLarge None"),
+        (&many, 431, "HeadTooLarge None"),
+        ("GET / HTTP/1.1\r\n\r\n", 400, "Host Some(GET)"),
+    ] {
+        for ahead in ["", GET] {
+            let mut stream = server.connect(ahead).await;
+            if !ahead.is_empty() {
+                assert!(head(&mut stream).await.starts_with("HTTP/1.1 200"));
+            }
+            let _ = stream.write_all(text.as_bytes()).await;
+            let answer = rest(&mut stream).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{said}: {answer}");
+            assert!(answer.ends_with(&format!("\r\n\r\n{said}")), "{said}: {answer}");
+            let (length, date) = (format!("content-length: {}\r\n", said.len()), "\r\ndate: ");
+            assert!(answer.contains(&length) && answer.contains(date), "{answer}");
+            assert!(answer.contains("connection: close\r\n"), "{answer}");
+            assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -52,6 +52,27 @@ async fn batches_that_are_unclear_are_refused_as_a_whole() {
 }
 
 #[tokio::test]
+async fn each_secret_of_a_batch_is_taken_from_the_callers_share() {
+    let client = Client::local();
+    let mut snapshot = (*client.current.load_full()).clone();
+    snapshot.limits.per_principal_rps = std::num::NonZeroU32::new(2);
+    snapshot.shares = crate::snapshot::Shares::succeeding(&snapshot.limits, None);
+    client.current.store(snapshot);
+    let body = json!({"secrets": vec![json!({"name": "prod/key"}); 100]}).to_string();
+    let (status, answer) = ask(&client, &body).await;
+    assert_eq!(status, StatusCode::OK);
+    // Four at once, and what comes in while the test runs.
+    let (read, refused) = (&answer["secrets"], answer["errors"].as_array().expect("a list"));
+    assert!(read.as_array().is_some_and(|read| (4..50).contains(&read.len())), "{answer}");
+    assert!(refused.len() > 50, "{answer}");
+    for error in refused {
+        assert_eq!(error["code"], "too_many_requests");
+        assert!(error["retry_after"].as_u64().is_some_and(|wait| wait > 0), "{error}");
+    }
+    assert_eq!(ask(&client, r#"{"secrets":[]}"#).await.0, StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test]
 async fn whoever_may_read_nothing_is_refused_whatever_the_body() {
     let stranger = Client::new(None);
     assert_eq!(ask(&stranger, "{").await.0, StatusCode::UNAUTHORIZED);

@@ -321,7 +321,7 @@ async fn watchers_are_counted_by_caller_and_in_all() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_is_let_go() {
     let service = Service::start(store(&["prod/key"]));
-    let (events, _) = service.watch("name=prod/key", &[]).await;
+    let (mut events, _) = service.watch("name=prod/key", &[]).await;
     for version in 0..QUEUE + 4 {
         service.put("prod/key", &version.to_string()).await;
         assert_eq!(service.get("/v1/secrets/prod/key", &[]).await.status(), StatusCode::OK);
@@ -332,7 +332,13 @@ async fn a_client_that_does_not_read_is_let_go() {
     tokio::time::sleep(2 * STALL).await;
     service.measured("vaultmux_watches_ended_total{reason=\"slow\"} 1").await;
     service.measured("vaultmux_watchers 0").await;
-    drop(events);
+    // When it reads on, it hears why nothing more comes.
+    let mut kinds = Vec::new();
+    for _ in 0..QUEUE {
+        kinds.push(events.event().await.0);
+    }
+    assert!(kinds.iter().skip(1).all(|kind| kind == "version"), "{kinds:?}");
+    events.end("slow").await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -166,8 +166,7 @@ impl Document {
         let method = method.to_ascii_lowercase();
         let of = |path: &str| {
             let item = paths.get(path)?;
-            // HEAD is GET without its body.
-            item.get(&method).or_else(|| item.get("get").filter(|_| method == "head"))
+            item.get(&method)
         };
         let named = |prefix: &str| {
             let name = path.strip_prefix(prefix)?.strip_prefix('/')?;
