@@ -17,7 +17,7 @@ mod tree;
 
 use self::{
     document::{Document, Kind},
-    envoy::Proxy,
+    envoy::{Around, Proxy, read::Named},
     mesh::Mesh,
 };
 
@@ -117,12 +117,14 @@ pub fn lint(sources: &[Source]) -> Report {
         sources[source].name.rsplit_once('/').map_or("", |(directory, _)| directory).to_owned()
     });
     let mesh = Mesh::new(&documents);
+    let files = Named::of_files(&documents);
+    let around = Around { overrides_heeded: mesh.overrides_heeded() };
     for document in &documents {
         let mut found = Findings { source: document.source, list: &mut report.findings };
         match &document.kind {
-            Kind::Bootstrap => Proxy::of_bootstrap(&document.root).check(&mut found),
-            Kind::ConfigDump => Proxy::of_dump(&document.root).check(&mut found),
-            Kind::Resources => Proxy::of_resources(&document.root).check(&mut found),
+            Kind::Bootstrap => Proxy::of_bootstrap(document, &files).check(around, &mut found),
+            Kind::ConfigDump => Proxy::of_dump(document).check(around, &mut found),
+            Kind::Resources => Proxy::of_resources(document, &files).check(around, &mut found),
             Kind::Service => service::check(&document.root, &mut found),
             Kind::Mesh(_) => istio::providers(document, &mesh, &mut found),
             Kind::Object(object) => {
@@ -186,6 +188,11 @@ impl Report {
 // === impl Findings ===
 
 impl Findings<'_> {
+    /// For what stands in another source, if it does.
+    fn within(&mut self, source: Option<usize>) -> Findings<'_> {
+        Findings { source: source.unwrap_or(self.source), list: self.list }
+    }
+
     fn add(&mut self, rule: &'static Rule, line: u64) {
         self.add_with(rule, line, String::new());
     }

@@ -10,6 +10,8 @@ pub(super) struct Document {
     /// The directory, if a kustomization says what becomes of it: what is in different ones
     /// need not be applied together.
     pub(super) set: Option<String>,
+    /// Text in a ConfigMap: all that its reader has.
+    pub(super) embedded: bool,
     pub(super) kind: Kind,
     pub(super) root: Node,
 }
@@ -52,7 +54,9 @@ const KNOWN: &[(&str, &str)] = &[
     ("gateway.envoyproxy.io", "ClientTrafficPolicy"),
     ("gateway.envoyproxy.io", "EnvoyExtensionPolicy"),
     ("gateway.envoyproxy.io", "SecurityPolicy"),
+    ("gateway.networking.k8s.io", "GRPCRoute"),
     ("gateway.networking.k8s.io", "Gateway"),
+    ("gateway.networking.k8s.io", "HTTPRoute"),
     ("networking.istio.io", "DestinationRule"),
     ("networking.istio.io", "EnvoyFilter"),
     ("networking.istio.io", "ServiceEntry"),
@@ -114,7 +118,7 @@ fn take(source: usize, mut root: Node, found: &mut (Vec<Document>, Vec<Unreadabl
     if root.entries().is_empty() && !matches!(kind, Kind::Other(_)) {
         return;
     }
-    found.0.push(Document { source, set: None, kind, root });
+    found.0.push(Document { source, set: None, embedded: false, kind, root });
 }
 
 /// What a ConfigMap holds: Istio's mesh configuration, Envoy's or ours.
@@ -135,7 +139,7 @@ fn embedded(source: usize, entry: &Entry, found: &mut (Vec<Document>, Vec<Unread
                 };
                 // What else programs keep in ConfigMaps is no business of ours.
                 if !matches!(kind, Kind::Other(_) | Kind::Object(_)) {
-                    found.0.push(Document { source, set: None, kind, root });
+                    found.0.push(Document { source, set: None, embedded: true, kind, root });
                 }
             }
             Err(error) if entry.key == "mesh" => found.1.push(error),
@@ -187,11 +191,11 @@ fn kind(root: &Node) -> Kind {
 // === impl Document ===
 
 impl Document {
-    /// The object, if it is of this kind.
-    pub(super) fn object(&self, kind: &str) -> Option<&Object> {
-        match &self.kind {
-            Kind::Object(object) if object.kind == kind => Some(object),
-            _ => None,
+    /// Whether it may be applied together with another.
+    pub(super) fn may_join(&self, other: &Self) -> bool {
+        match (&self.set, &other.set) {
+            (Some(own), Some(others)) => own == others,
+            _ => true,
         }
     }
 

@@ -3,111 +3,44 @@
 pub(super) mod authz;
 pub(super) mod clusters;
 pub(super) mod connection;
+pub(super) mod filter;
+pub(super) mod matcher;
+pub(super) mod off;
 pub(super) mod proc;
-mod routes;
+pub(super) mod read;
+pub(super) mod reroute;
+pub(super) mod routes;
+mod verified;
 
-use std::collections::BTreeMap;
-
+use self::{filter::Filter, read::Named};
 use super::{Findings, rules, tree::Node};
-
-/// Envoy's name of the filter in chains and per route.
-pub(super) const AUTHZ: &str = "envoy.filters.http.ext_authz";
-pub(super) const PROC: &str = "envoy.filters.http.ext_proc";
 
 /// All that one Envoy is configured with, as far as it is given.
 #[derive(Debug, Default)]
 pub(super) struct Proxy<'a> {
     listeners: Vec<&'a Node>,
-    routes: Vec<&'a Node>,
-    clusters: BTreeMap<&'a str, &'a Node>,
+    named: Named<'a>,
+    /// In files that other Envoys' listeners may name.
+    loose_routes: Vec<&'a Node>,
+    loose_filters: Vec<&'a Node>,
+    /// What is set over defaults, the last one winning.
+    runtime: Vec<&'a Node>,
     /// There are no other clusters than these.
     complete: bool,
     admin: Option<&'a Node>,
 }
 
-/// A filter of an HTTP filter chain.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Filter<'a> {
-    /// Without package: `ext_authz.v3.ExtAuthz`.
-    pub(super) type_name: &'a str,
-    pub(super) config: &'a Node,
-    pub(super) line: u64,
-    pub(super) disabled: bool,
+/// What around a proxy matters to it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Around {
+    /// Our own configuration relies on being heeded about phases.
+    pub(super) overrides_heeded: bool,
 }
 
 // === impl Proxy ===
 
 impl<'a> Proxy<'a> {
-    pub(super) fn of_bootstrap(root: &'a Node) -> Self {
-        let mut proxy = Self { admin: root.get("admin"), ..Self::default() };
-        proxy.listeners.extend(root.items_at("static_resources/listeners"));
-        proxy.add_clusters(root.items_at("static_resources/clusters"));
-        let dynamic = root.get("dynamic_resources");
-        proxy.complete = dynamic.is_none_or(|dynamic| dynamic.get("cds_config").is_none());
-        proxy
-    }
-
-    /// Files that `path_config_source` reads; other clusters are elsewhere.
-    pub(super) fn of_resources(root: &'a Node) -> Self {
-        let mut proxy = Self::default();
-        for item in root.items_at("resources") {
-            match item.typed() {
-                Some((name, listener)) if name.ends_with("listener.v3.Listener") => {
-                    proxy.listeners.push(listener);
-                }
-                Some((name, route)) if name.ends_with("route.v3.RouteConfiguration") => {
-                    proxy.routes.push(route);
-                }
-                Some((name, cluster)) if name.ends_with("cluster.v3.Cluster") => {
-                    proxy.add_clusters([cluster]);
-                }
-                _ => {}
-            }
-        }
-        proxy
-    }
-
-    pub(super) fn of_dump(root: &'a Node) -> Self {
-        let mut proxy = Self::default();
-        for config in root.items_at("configs") {
-            let Some((name, dump)) = config.typed() else { continue };
-            match name.rsplit('.').next().unwrap_or_default() {
-                "BootstrapConfigDump" => proxy.admin = dump.at("bootstrap/admin"),
-                "ListenersConfigDump" => {
-                    let fixed = dump.items_at("static_listeners").iter();
-                    proxy.listeners.extend(fixed.filter_map(|item| item.get("listener")));
-                    let dynamic = dump.items_at("dynamic_listeners").iter();
-                    proxy
-                        .listeners
-                        .extend(dynamic.filter_map(|item| item.at("active_state/listener")));
-                }
-                "ClustersConfigDump" => {
-                    proxy.complete = true;
-                    for list in ["static_clusters", "dynamic_active_clusters"] {
-                        let items = dump.items_at(list).iter();
-                        proxy.add_clusters(items.filter_map(|item| item.get("cluster")));
-                    }
-                }
-                "RoutesConfigDump" => {
-                    for list in ["static_route_configs", "dynamic_route_configs"] {
-                        let items = dump.items_at(list).iter();
-                        proxy.routes.extend(items.filter_map(|item| item.get("route_config")));
-                    }
-                }
-                _ => {}
-            }
-        }
-        proxy
-    }
-
-    fn add_clusters(&mut self, clusters: impl IntoIterator<Item = &'a Node>) {
-        for cluster in clusters {
-            // Dumps wrap them in their type; bootstraps do not.
-            self.clusters.insert(cluster.text_at("name"), cluster);
-        }
-    }
-
-    pub(super) fn check(&self, found: &mut Findings<'_>) {
+    pub(super) fn check(&self, around: Around, found: &mut Findings<'_>) {
         if let Some(admin) = self.admin
             && let Some(address) = admin.at("address/socket_address/address")
             && !clusters::is_local(address.text().unwrap_or_default())
@@ -124,7 +57,7 @@ impl<'a> Proxy<'a> {
                     match typed {
                         (name, manager) if name.ends_with("HttpConnectionManager") => {
                             let tls = chain.get("transport_socket").is_some();
-                            self.check_manager(manager, tls, found);
+                            self.check_manager(manager, tls, around, found);
                         }
                         (name, config)
                             if name.ends_with("filters.network.ext_authz.v3.ExtAuthz") =>
@@ -137,35 +70,96 @@ impl<'a> Proxy<'a> {
                 }
             }
         }
-        for cluster in self.clusters.values() {
-            let filters = upstream_filters(cluster);
+        for cluster in self.named.clusters.values() {
+            let filters = upstream_filters(cluster.node, &self.named);
+            let found = &mut found.within(Some(cluster.source));
             if filters.iter().any(Filter::is_proc) {
-                clusters::check_upstream(cluster, found);
+                clusters::check_upstream(cluster.node, found);
             }
-            self.check_filters(&filters, false, found);
+            self.check_filters(&filters, false, around, found);
+        }
+        for entry in &self.loose_filters {
+            for filter in Filter::read(entry, &self.named) {
+                self.check_loose(&filter, around, found);
+            }
+        }
+        // Whatever the chain is: what they say by the usual names.
+        for config in &self.loose_routes {
+            let leads: Vec<_> = routes::all(config).iter().flat_map(|it| it.leads()).collect();
+            for kind in filter::TYPES {
+                let (name, matcher, source) = ("", None, None);
+                let any = Filter { name, type_name: kind, config, entry: config, source, matcher };
+                off::check_routes(&any, &leads, found);
+            }
+            routes::all(config).iter().for_each(|route| routes::check_overrides(*route, found));
         }
     }
 
-    fn check_manager(&self, manager: &Node, tls: bool, found: &mut Findings<'_>) {
-        let filters = filters(manager.items_at("http_filters"));
+    fn check_manager(
+        &self,
+        manager: &'a Node,
+        tls: bool,
+        around: Around,
+        found: &mut Findings<'_>,
+    ) {
+        let filters = filter::all(manager.items_at("http_filters"), &self.named);
         let authz = filters.iter().any(Filter::is_authz);
         let proc = filters.iter().any(Filter::is_proc);
         if !authz && !proc {
             return;
         }
-        check_order(&filters, found);
-        self.check_filters(&filters, tls, found);
-        connection::check(manager, authz, found);
-        let named = manager.text_at("rds/route_config_name");
-        let routes = self.routes.iter().copied().find(|routes| routes.text_at("name") == named);
-        let Some(routes) = manager.get("route_config").or(routes) else { return };
-        if authz {
-            routes::check_catch_all(routes, found);
+        filter::check_order(&filters, found);
+        reroute::check(&filters, found);
+        self.check_filters(&filters, tls, around, found);
+        let own_word = filters
+            .iter()
+            .take_while(|filter| !filter.is_authz() && !filter.is_proc())
+            .any(Filter::replaces_client_cert);
+        connection::check(manager, authz, own_word, found);
+        for (source, config) in self.routes_of(manager) {
+            self.check_routes(config, &filters, &mut found.within(source));
         }
-        for route in routes::all(routes) {
-            routes::check_overrides(route, found);
-            for cluster in route.clusters() {
-                self.check_route(route, cluster, proc, found);
+    }
+
+    /// The routes of a connection manager: its own, or those that are known by their names, with
+    /// the source that they stand in.
+    fn routes_of(&self, manager: &'a Node) -> Vec<(Option<usize>, &'a Node)> {
+        let scopes = manager.at("scoped_routes/scoped_route_configurations_list");
+        let scopes = scopes.map(|list| list.items_at("scoped_route_configurations"));
+        let scopes = scopes.unwrap_or_default().iter();
+        let inline = scopes.clone().filter_map(|scope| scope.get("route_configuration"));
+        let inline = manager.get("route_config").into_iter().chain(inline);
+        let names = scopes.map(|scope| scope.text_at("route_configuration_name"));
+        let names = names.chain([manager.text_at("rds/route_config_name")]);
+        let named = names.filter_map(|name| self.named.routes.get(name));
+        let named = named.map(|it| (Some(it.source), it.node));
+        inline.map(|config| (None, config)).chain(named).collect()
+    }
+
+    fn check_routes(&self, config: &Node, filters: &[Filter<'_>], found: &mut Findings<'_>) {
+        let proc = filters.iter().any(Filter::is_proc);
+        if filters.iter().any(Filter::is_authz) {
+            routes::check_catch_all(config, found);
+        }
+        let all = routes::all(config);
+        let leads: Vec<_> = all.iter().flat_map(|route| route.leads()).collect();
+        for filter in filters.iter().filter(|it| it.is_authz() || it.is_proc()) {
+            off::check_routes(filter, &leads, found);
+        }
+        for lead in &leads {
+            let behind = filters.iter().skip_while(|filter| !filter.is_authz());
+            for filter in behind.filter(|filter| !filter.is_proc()) {
+                match lead.said_about(filter) {
+                    Some((_, config)) if filter.is_authz() => {
+                        matcher::check_route(filter, config, found);
+                    }
+                    Some((name, config)) => reroute::check_one(name, config, found),
+                    None => {}
+                }
+            }
+            routes::check_overrides(lead.route, found);
+            if let Some(cluster) = lead.cluster() {
+                self.check_route(lead.route, cluster, proc, found);
             }
         }
     }
@@ -178,104 +172,80 @@ impl<'a> Proxy<'a> {
         found: &mut Findings<'_>,
     ) {
         let Some(text) = name.text() else { return };
-        match self.clusters.get(text) {
+        match self.named.clusters.get(text) {
             Some(cluster) if proc || route.gets_secrets() => {
-                clusters::check_upstream(cluster, found)
+                clusters::check_upstream(cluster.node, &mut found.within(Some(cluster.source)));
             }
             Some(_) => {}
             None => self.check_exists(name, found),
         }
     }
 
-    fn check_filters(&self, filters: &[Filter<'_>], tls: bool, found: &mut Findings<'_>) {
+    fn check_filters(
+        &self,
+        filters: &[Filter<'_>],
+        tls: bool,
+        around: Around,
+        found: &mut Findings<'_>,
+    ) {
         let authz = filters.iter().any(Filter::is_authz);
         for filter in filters {
+            let found = &mut found.within(filter.source);
             if filter.is_authz() {
-                authz::check(filter.config, tls, found);
+                authz::check(filter.config, tls, &self.runtime, found);
             } else if filter.is_proc() {
-                proc::check(filter.config, Some(authz), found);
+                proc::check(filter.config, Some(authz), around, found);
             } else {
                 continue;
             }
+            matcher::check(filter, found);
             self.check_service(filter.config, found);
         }
     }
 
+    /// Checks one whose chain is not here.
+    fn check_loose(&self, filter: &Filter<'_>, around: Around, found: &mut Findings<'_>) {
+        if filter.is_authz() {
+            authz::check(filter.config, false, &self.runtime, found);
+        } else if filter.is_proc() {
+            proc::check_stated(filter.config, found);
+            proc::check_override(filter.config, around, found);
+        }
+        matcher::check(filter, found);
+    }
+
     /// Checks where a filter asks.
     fn check_service(&self, config: &Node, found: &mut Findings<'_>) {
-        for path in ["grpc_service/envoy_grpc/cluster_name", "http_service/server_uri/cluster"] {
+        for (path, grpc) in [
+            ("grpc_service/envoy_grpc/cluster_name", true),
+            ("http_service/server_uri/cluster", false),
+            ("http_service/http_service/http_uri/cluster", false),
+        ] {
             let Some(name) = config.at(path) else { continue };
-            match self.clusters.get(name.text().unwrap_or_default()) {
+            match self.named.clusters.get(name.text().unwrap_or_default()) {
                 None => self.check_exists(name, found),
                 Some(cluster) => {
-                    clusters::check_service(cluster, path.starts_with("grpc"), found);
+                    let found = &mut found.within(Some(cluster.source));
+                    clusters::check_service(cluster.node, grpc, found);
                 }
             }
+        }
+        if let Some(target) = config.at("grpc_service/google_grpc") {
+            clusters::check_target(target, found);
         }
     }
 
     fn check_exists(&self, name: &Node, found: &mut Findings<'_>) {
         let text = name.text().unwrap_or_default();
-        if self.complete && !self.clusters.contains_key(text) {
+        if self.complete && !self.named.clusters.contains_key(text) {
             found.add_with(&rules::ABSENT_CLUSTER, name.line, format!("{text:?}"));
         }
     }
 }
 
-// === impl Filter ===
-
-impl<'a> Filter<'a> {
-    /// Reads an entry of `http_filters`, or the value of an EnvoyFilter's patch.
-    pub(super) fn new(entry: &'a Node) -> Option<Self> {
-        let (type_name, config) = entry.get("typed_config")?.typed()?;
-        let disabled = entry.true_at("disabled");
-        Some(Self { type_name, config, line: entry.line, disabled })
-    }
-
-    pub(super) fn is_authz(&self) -> bool {
-        self.type_name.ends_with("filters.http.ext_authz.v3.ExtAuthz")
-    }
-
-    pub(super) fn is_proc(&self) -> bool {
-        self.type_name.ends_with("filters.http.ext_proc.v3.ExternalProcessor")
-    }
-
-    fn is_router(&self) -> bool {
-        self.type_name.ends_with("filters.http.router.v3.Router")
-    }
-
-    /// Answers requests, or reads what ext_authz is to write.
-    fn is_consumer(&self) -> bool {
-        let reads = |text: &str| text.contains(AUTHZ) || text.contains("x-vaultmux-");
-        self.type_name.ends_with("filters.http.cache.v3.CacheConfig")
-            || (!self.is_authz() && !self.is_proc() && self.config.find_text(&reads).is_some())
-    }
-}
-
-fn filters(list: &[Node]) -> Vec<Filter<'_>> {
-    list.iter().filter_map(Filter::new).collect()
-}
-
 /// The filters of a cluster, which run for every attempt.
-fn upstream_filters(cluster: &Node) -> Vec<Filter<'_>> {
+fn upstream_filters<'a>(cluster: &'a Node, named: &Named<'a>) -> Vec<Filter<'a>> {
     let options = cluster.get("typed_extension_protocol_options").map(Node::entries);
     let options = options.unwrap_or_default().iter();
-    options.flat_map(|options| filters(options.node.items_at("http_filters"))).collect()
-}
-
-fn check_order(filters: &[Filter<'_>], found: &mut Findings<'_>) {
-    let authz = filters.iter().position(Filter::is_authz);
-    let router = filters.iter().position(Filter::is_router);
-    for (at, filter) in filters.iter().enumerate() {
-        if router.is_some_and(|router| at > router) {
-            found.add(&rules::FILTER_AFTER_ROUTER, filter.line);
-        }
-        if authz.is_some_and(|authz| at < authz) {
-            if filter.is_proc() {
-                found.add(&rules::PROC_BEFORE_AUTHZ, filter.line);
-            } else if filter.is_consumer() {
-                found.add(&rules::AUTHZ_AFTER_CONSUMER, filter.line);
-            }
-        }
-    }
+    options.flat_map(|options| filter::all(options.node.items_at("http_filters"), named)).collect()
 }

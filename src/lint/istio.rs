@@ -2,6 +2,7 @@
 
 mod custom;
 mod filter;
+mod removal;
 mod traffic;
 
 use super::{

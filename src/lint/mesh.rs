@@ -1,9 +1,16 @@
 //! What several documents say together: which providers there are, where the service runs,
 //! which namespaces are ambient.
 
+mod access;
+mod clash;
+mod hosts;
+mod target;
+
+use std::collections::HashMap;
+
 use super::{
     Finding,
-    document::{Document, Object},
+    document::{Document, Kind, Object},
     rules,
     tree::Node,
 };
@@ -12,6 +19,8 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Mesh<'a> {
     documents: &'a [Document],
+    /// Those that are objects, by their kinds.
+    objects: HashMap<&'a str, Vec<(&'a Document, &'a Object)>>,
     providers: Vec<Provider<'a>>,
     /// There is a mesh configuration, so that a provider that is not in it does not exist.
     complete: bool,
@@ -31,16 +40,6 @@ pub(super) struct Provider<'a> {
     pub(super) grpc: bool,
 }
 
-/// A host of the service, as the mesh names it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ServiceHost<'a> {
-    document: &'a Document,
-    line: u64,
-    host: &'a str,
-    port: Option<f64>,
-    grpc: bool,
-}
-
 // === impl Mesh ===
 
 impl<'a> Mesh<'a> {
@@ -48,10 +47,19 @@ impl<'a> Mesh<'a> {
         let meshes = || documents.iter().filter_map(|it| Some((it, it.mesh()?)));
         let providers = meshes().flat_map(|(document, mesh)| providers(document, mesh));
         let root = meshes().map(|(_, mesh)| mesh.text_at("rootNamespace"));
+        let mut objects: HashMap<_, Vec<_>> = HashMap::new();
+        for document in documents {
+            if let Kind::Object(object) = &document.kind {
+                objects.entry(&*object.kind).or_default().push((document, object));
+            }
+        }
         Self {
             documents,
+            objects,
             providers: providers.collect(),
-            complete: meshes().any(|(_, mesh)| mesh.get_even_empty("extensionProviders")),
+            complete: meshes().any(|(document, mesh)| {
+                document.embedded || mesh.get_even_empty("extensionProviders")
+            }),
             root_namespace: root
                 .into_iter()
                 .find(|name| !name.is_empty())
@@ -67,9 +75,9 @@ impl<'a> Mesh<'a> {
     /// All objects of a kind.
     pub(super) fn objects(
         &self,
-        kind: &'static str,
-    ) -> impl Iterator<Item = (&'a Document, &'a Object)> {
-        self.documents.iter().filter_map(move |it| Some((it, it.object(kind)?)))
+        kind: &str,
+    ) -> impl Iterator<Item = (&'a Document, &'a Object)> + Clone + use<'a, '_> {
+        self.objects.get(kind).into_iter().flatten().copied()
     }
 
     /// Policies that have Istio ask a provider.
@@ -82,53 +90,20 @@ impl<'a> Mesh<'a> {
         namespace == self.root_namespace
     }
 
-    pub(super) fn is_ambient(&self, namespace: &str) -> bool {
+    /// Whether pods that a policy is for are in ambient mode.
+    pub(super) fn is_ambient(&self, policy: &Document, namespace: &str) -> bool {
         let mode = "metadata/labels/istio.io/dataplane-mode";
-        self.objects("Namespace")
-            .any(|(it, object)| object.name == namespace && label(it, mode) == "ambient")
-    }
-
-    /// Whether an ALLOW policy of the namespace names who may reach its pods.
-    pub(super) fn has_companion(&self, namespace: &str) -> bool {
-        self.objects("AuthorizationPolicy").any(|(it, object)| {
-            object.namespace == namespace
-                && ["", "ALLOW"].contains(&it.root.text_at("spec/action"))
-                && !has_targets(it)
-                && names_sources(it)
+        self.objects("Namespace").any(|(it, object)| {
+            (object.name == namespace || self.is_root(namespace))
+                && label(it, mode) == "ambient"
+                && it.may_join(policy)
         })
     }
 
-    /// The hosts that the service has in this mesh.
-    fn hosts(&self) -> Vec<ServiceHost<'a>> {
-        let mut found = Vec::new();
-        for provider in &self.providers {
-            let Some(service) = provider.settings.get("service") else { continue };
-            found.push(ServiceHost {
-                document: provider.document,
-                line: service.line,
-                host: service.text().unwrap_or_default(),
-                port: provider.settings.get("port").and_then(Node::number),
-                grpc: provider.grpc,
-            });
-        }
-        for (document, _) in self.objects("EnvoyFilter") {
-            let is_cluster = |text: &str| text.starts_with("outbound|");
-            for patch in document.root.items_at("spec/configPatches") {
-                let filter = patch.at("patch/value/typed_config");
-                let Some((name, config)) = filter.and_then(Node::typed) else { continue };
-                if !name.contains(".ext_authz.") && !name.contains(".ext_proc.") {
-                    continue;
-                }
-                let cluster = config.get("grpc_service").and_then(|it| it.find_text(&is_cluster));
-                let Some((line, cluster)) = cluster else { continue };
-                let mut parts = cluster.split('|').skip(1);
-                let port = parts.next().and_then(|port| port.parse().ok());
-                let host = parts.nth(1).unwrap_or_default();
-                found.push(ServiceHost { document, line, host, port, grpc: true });
-            }
-        }
-        found.retain(|host| !host.host.is_empty());
-        found
+    /// Whether our own configuration relies on proxies that let it choose phases.
+    pub(super) fn overrides_heeded(&self) -> bool {
+        let mut own = self.documents.iter().filter(|it| it.kind == Kind::Service);
+        own.any(|it| it.root.true_at("ext_proc/mode_override"))
     }
 
     /// Rules about what is missing in all documents together.
@@ -141,7 +116,7 @@ impl<'a> Mesh<'a> {
         }
         self.check_protected(&hosts, list);
         for (document, object) in self.objects("Sidecar") {
-            check_sidecar(document, object, &hosts, list);
+            hosts::check_sidecar(document, object, &hosts, list);
         }
     }
 
@@ -158,134 +133,6 @@ impl<'a> Mesh<'a> {
             }
         }
     }
-
-    fn check_two_providers(&self, list: &mut Vec<Finding>) {
-        let policies: Vec<_> = self.custom().collect();
-        let provider = |it: &Document| it.root.text_at("spec/provider/name").to_owned();
-        for (at, (second, object)) in policies.iter().enumerate() {
-            let other = policies[..at].iter().find(|(first, of)| {
-                provider(first) != provider(second)
-                    && self.meet((first, &of.namespace), (second, &object.namespace))
-            });
-            if let Some((first, of)) = other {
-                let spec = second.root.get("spec");
-                let line = spec.map_or(second.root.line, |spec| spec.line_of("provider"));
-                let detail = format!(
-                    "{:?} here and {:?} of policy {:?}",
-                    provider(second),
-                    provider(first),
-                    of.name
-                );
-                second.findings(list).add_with(&rules::TWO_PROVIDERS, line, detail);
-            }
-        }
-    }
-
-    /// Whether two policies may hold for one workload.
-    fn meet(&self, left: (&Document, &str), right: (&Document, &str)) -> bool {
-        let ((left, left_in), (right, right_in)) = (left, right);
-        if left.set.is_some() && right.set.is_some() && left.set != right.set {
-            return false;
-        }
-        let everywhere = |namespace| self.is_root(namespace);
-        if left_in != right_in && !everywhere(left_in) && !everywhere(right_in) {
-            return false;
-        }
-        let targets = |it: &Document| -> Vec<(String, String)> {
-            let listed = it.root.items_at("spec/targetRefs").iter();
-            let all = listed.chain(it.root.at("spec/targetRef"));
-            all.map(|to| (to.text_at("kind").to_owned(), to.text_at("name").to_owned())).collect()
-        };
-        let (left_to, right_to) = (targets(left), targets(right));
-        if !left_to.is_empty() || !right_to.is_empty() {
-            return left_to.iter().any(|target| right_to.contains(target));
-        }
-        let labels = |it: &Document| -> Vec<(String, String)> {
-            let labels = it.root.at("spec/selector/matchLabels").map(Node::entries);
-            let labels = labels.unwrap_or_default().iter();
-            labels.map(|it| (it.key.clone(), it.node.text().unwrap_or_default().into())).collect()
-        };
-        let (left, right) = (labels(left), labels(right));
-        // One that asks for all the other does, and more, is met where the other is.
-        left.iter().all(|label| right.contains(label))
-            || right.iter().all(|label| left.contains(label))
-    }
-
-    /// The port of the service has to be known as gRPC.
-    fn check_port(&self, host: ServiceHost<'_>, list: &mut Vec<Finding>) {
-        let Some((name, namespace)) = host.service() else { return };
-        for (document, object) in self.objects("Service") {
-            if !host.grpc || object.name != name || object.namespace != namespace {
-                continue;
-            }
-            for port in document.root.items_at("spec/ports") {
-                if port.get("port").and_then(Node::number) != host.port {
-                    continue;
-                }
-                let protocol = port.text_at("appProtocol");
-                let named = port.text_at("name").split('-').next();
-                let known = ["grpc", "http2", "kubernetes.io/h2c"].contains(&protocol)
-                    || (protocol.is_empty() && matches!(named, Some("grpc" | "http2")));
-                if !known {
-                    let detail = format!("port {:?}", port.text_at("name"));
-                    document.findings(list).add_with(&rules::SERVICE_NOT_HTTP2, port.line, detail);
-                }
-            }
-        }
-    }
-
-    /// A set of files that has policies, and none for the service itself.
-    fn check_protected(&self, hosts: &[ServiceHost<'_>], list: &mut Vec<Finding>) {
-        if self.custom().next().is_none() && self.objects("Service").next().is_none() {
-            return;
-        }
-        let mut known = Vec::new();
-        for host in hosts {
-            let Some((_, namespace)) = host.service() else { continue };
-            if known.contains(&namespace) {
-                continue;
-            }
-            known.push(namespace);
-            let protected = self.objects("AuthorizationPolicy").any(|(it, object)| {
-                object.namespace == namespace && !is_custom(it) && names_sources(it)
-            });
-            if !protected {
-                let detail = format!("namespace {namespace:?}");
-                let found = &mut host.document.findings(list);
-                found.add_with(&rules::SERVICE_UNPROTECTED, host.line, detail);
-            }
-        }
-    }
-}
-
-// === impl ServiceHost ===
-
-impl<'a> ServiceHost<'a> {
-    /// The name and namespace of its Kubernetes Service, if it is one.
-    fn service(&self) -> Option<(&'a str, &'a str)> {
-        let host = self.host.rsplit('/').next()?;
-        let mut labels = host.split('.');
-        let (name, namespace) = (labels.next()?, labels.next()?);
-        (labels.next() == Some("svc")).then_some((name, namespace))
-    }
-
-    /// Whether a Sidecar's `namespace/host` covers it.
-    fn covered_by(&self, entry: &str, own_namespace: &str) -> bool {
-        let Some((namespace, pattern)) = entry.split_once('/') else { return false };
-        let host = self.host.rsplit('/').next().unwrap_or_default();
-        let lives_in = self.service().map(|(_, namespace)| namespace);
-        let right_namespace = match namespace {
-            "*" => true,
-            "." => lives_in.is_none_or(|it| it == own_namespace),
-            "~" => false,
-            other => lives_in.is_none_or(|it| it == other),
-        };
-        let right_host = match pattern.strip_prefix('*') {
-            Some(end) => host.ends_with(end),
-            None => host == pattern,
-        };
-        right_namespace && right_host
-    }
 }
 
 fn providers<'a>(
@@ -300,38 +147,20 @@ fn providers<'a>(
     })
 }
 
-fn check_sidecar(
-    document: &Document,
-    object: &Object,
-    hosts: &[ServiceHost<'_>],
-    list: &mut Vec<Finding>,
-) {
-    let Some(egress) = document.root.at("spec/egress") else { return };
-    let entries: Vec<_> = egress.items().iter().flat_map(|one| one.texts_at("hosts")).collect();
-    let mut named = Vec::new();
-    for host in hosts {
-        let covered = entries.iter().any(|entry| host.covered_by(entry, &object.namespace));
-        if !covered && !named.contains(&host.host) {
-            named.push(host.host);
-            let found = &mut document.findings(list);
-            found.add_with(&rules::SIDECAR_TRIMS_SERVICE, egress.line, host.host);
-        }
-    }
-}
-
 pub(super) fn is_custom(document: &Document) -> bool {
     document.root.text_at("spec/action") == "CUSTOM"
 }
 
-pub(super) fn has_targets(document: &Document) -> bool {
-    !document.root.items_at("spec/targetRefs").is_empty()
-        || document.root.at("spec/targetRef").is_some()
+/// What a policy is bound to by name.
+pub(super) fn targets(document: &Document) -> Vec<&Node> {
+    let listed = document.root.items_at("spec/targetRefs").iter();
+    listed.chain(document.root.at("spec/targetRef")).collect()
 }
 
-/// Whether a policy is about who is calling.
-fn names_sources(document: &Document) -> bool {
-    let mut rules = document.root.items_at("spec/rules").iter();
-    rules.any(|rule| !rule.items_at("from").is_empty())
+/// The labels that a policy selects by, in the order of their names; none selects all.
+fn selector(document: &Document) -> Vec<(&str, &str)> {
+    let labels = document.root.at("spec/selector/matchLabels").map(Node::entries);
+    access::pairs(labels.unwrap_or_default())
 }
 
 /// A label or annotation, whose name may have slashes: `path/to/map/` and then its name.

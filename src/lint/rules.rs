@@ -31,10 +31,18 @@ rules! {
         "the filter asks, and does not do what the answer says",
         "a denied request passes, and no secret is put in or taken out",
         "take `shadow_mode`, `observability_mode` or `shadowMode` out once it has been tried; a policy's `mode: Audit` tries single policies";
+    AUTHZ_OFF: Error, "authz-disabled",
+        "ext_authz is switched off or taken out",
+        "what comes that way is not asked about, and passes",
+        "take `disabled`, `filter_enabled`, the override or the patch out; leave single paths out by routes that match those alone";
     DISABLED_BY_CALLER: Error, "authz-disabled-by-caller",
         "the caller can choose a route on which ext_authz is disabled",
-        "the route matches by header or query, which callers write themselves",
+        "the route or matcher looks at headers, cookies or the query, which callers write themselves",
         "match the route without the filter by path alone, or ask on it too";
+    PROC_OFF: Error, "proc-disabled",
+        "what ext_proc guards can be reached without it",
+        "rules that require a reference do not hold there, secrets are not put in, and nothing is taken out of answers",
+        "take `disabled` or the patch out, or lead to another cluster";
     NO_CATCH_ALL_DOMAIN: Error, "no-catch-all-domain",
         "no virtual host has the domain `*`",
         "a request without a route skips ext_authz, and a later filter may still find it one",
@@ -58,7 +66,7 @@ rules! {
     ROUTE_CACHE_CLEARED: Error, "route-cache-cleared",
         "the route is chosen anew after the service has answered",
         "a decision about one route and a secret for one destination would go to another",
-        "set `clear_route_cache: false` or `route_cache_action: RETAIN`; in Envoy Gateway `recomputeRoute: false`";
+        "set `clear_route_cache: false` or `route_cache_action: RETAIN`, or put the filter that does it before ext_authz; in Envoy Gateway `recomputeRoute: false`";
     IMMEDIATE_RESPONSE_DISABLED: Error, "immediate-response-disabled",
         "ext_proc may not answer by itself",
         "refusals and secret reads are answers of the filter: without them there are errors at best, and with a filter that fails open there is everything",
@@ -77,9 +85,13 @@ rules! {
         "the gRPC listener is open and trusts whoever connects",
         "any workload that reaches it can claim to be any other and have its secrets put into a request",
         "set `listeners.grpc.trusted_peers` to the proxies' own SPIFFE IDs, with `tls.client_ca_file`";
+    TRUSTED_TOO_WIDE: Error, "trusted-too-wide",
+        "our own configuration trusts a network that is nearly everyone's",
+        "whoever connects from there is believed about whose request it is",
+        "name the proxies' SPIFFE IDs, with `tls.client_ca_file`, or their own networks";
     SERVICE_UNPROTECTED: Error, "service-unprotected",
-        "no policy says who may reach the service's own ports",
-        "whoever reaches the gRPC port can claim any identity",
+        "no policy keeps others from the service's own ports",
+        "whoever reaches the gRPC port can claim any identity, and a policy for `*` keeps nobody out",
         "add an AuthorizationPolicy in the service's namespace that allows the proxies' service accounts alone, with a NetworkPolicy";
     GRANT_NOT_FORWARDED: Error, "grant-not-forwarded",
         "ext_proc is not told what ext_authz found out",
@@ -93,6 +105,10 @@ rules! {
         "over HTTP the service is not told who is calling",
         "it sees the listed headers only, and none of them can prove anything: all is denied",
         "list `x-forwarded-client-cert`, `authorization` or both; or ask over gRPC";
+    IDENTITY_WITHHELD: Warning, "identity-withheld",
+        "headers that may prove who is calling are not sent to ext_authz",
+        "callers with a token are denied, and one that contradicts a certificate is not seen",
+        "add `authorization` to `allowed_headers` (`headersToExtAuth`), or send all";
     PEER_CERTIFICATE_ABSENT: Warning, "peer-certificate-absent",
         "the caller's certificate is not sent along",
         "the principal is its first URI name only; a second one that makes it invalid is not seen",
@@ -126,7 +142,7 @@ rules! {
     UPSTREAM_UNVERIFIED: Error, "upstream-unverified",
         "the other end's certificate is not checked against a name",
         "any server whose certificate the authority signed would do, or any at all",
-        "set `trusted_ca` and `match_typed_subject_alt_names`; in a DestinationRule `subjectAltNames`";
+        "set `trusted_ca` and `match_typed_subject_alt_names` with whole names; in a DestinationRule `subjectAltNames`";
     SERVICE_CLEARTEXT: Error, "service-cleartext",
         "the service is asked in clear text beyond this machine",
         "its answers hold secrets",
@@ -160,11 +176,19 @@ rules! {
     TRAILERS_SKIPPED: Error, "streamed-without-trailers",
         "a body is streamed and its trailers are skipped",
         "with trailers the last chunk does not say so: what was held back to find references across chunks is lost or the request hangs",
-        "set the trailer mode of the same direction to SEND";
+        "set the trailer mode of the same direction to SEND; in Envoy Gateway use Buffered or FullDuplexStreamed";
     BODY_CUT_OFF: Error, "body-cut-off",
         "a body may be shown in part only",
         "in BUFFERED_PARTIAL what comes after the limit is never looked at",
         "use BUFFERED, or STREAMED with trailers";
+    BODY_LIMIT_ABSENT: Warning, "body-limit-absent",
+        "bodies are held as a whole, and nothing says how large they may be",
+        "Envoy Gateway's default is 32 KiB: what is larger is answered 413",
+        "set `connection.bufferLimit` in a ClientTrafficPolicy";
+    MODE_OVERRIDE_REFUSED: Error, "mode-override-refused",
+        "the service's configuration relies on phases that the filter does not let it ask for",
+        "with `ext_proc.mode_override: true` it counts on being heeded, so bodies and answers that its rules are about pass unseen",
+        "set `allow_mode_override: true` (`allowModeOverride`), or take `mode_override` out";
     MODE_OVERRIDE_MISSING: Warning, "mode-override-missing",
         "the service may not ask for the phases that its rules need",
         "bodies and answers are not shown to it, so rules about them refuse requests or do nothing",
@@ -229,6 +253,18 @@ rules! {
         "a CUSTOM policy in an ambient namespace is bound to no waypoint",
         "ztunnel does not know CUSTOM and waypoints look at `targetRefs` only: nothing is checked",
         "set `targetRefs`, and add an ALLOW policy that lets the waypoint alone reach the pods";
+    WAYPOINT_BYPASSED: Error, "waypoint-bypassed",
+        "pods can be reached without the waypoint that asks",
+        "whoever connects to a pod's address is not asked about",
+        "add an ALLOW policy for the same pods that names the waypoint's service account alone";
+    CUSTOM_ON_SERVICE: Warning, "custom-on-service",
+        "a CUSTOM policy is about the service's own port, too",
+        "where the service has a sidecar every check waits for another check, and all is denied",
+        "leave the service's namespace out of it, or its port: `to: [{operation: {notPorts: [\"9191\"]}}]`";
+    TARGET_ABSENT: Error, "target-absent",
+        "a policy is bound to something that is not there",
+        "it holds nowhere, so nothing is asked",
+        "correct the name or the namespace";
     CUSTOM_UNATTACHED: Error, "custom-unattached",
         "a CUSTOM policy is bound to a GatewayClass outside the root namespace",
         "waypoints look for such policies in the root namespace alone: nothing is checked",

@@ -2,6 +2,8 @@
 
 mod random;
 mod samples;
+mod shapes;
+mod together;
 
 use std::collections::BTreeSet;
 
@@ -43,6 +45,10 @@ fn each_bad_sample_has_its_finding_on_its_line_and_no_other() {
             wrong.push(format!("{rule} in line {line}: {:?}: {found:?} {unreadable:?}", case.to));
         }
         covered.insert(rule);
+    }
+    for shape in shapes::all() {
+        wrong.extend(shape.check().err());
+        covered.extend((!shape.rule.is_empty()).then_some(shape.rule));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let all: BTreeSet<_> = RULES.iter().map(|rule| rule.id).collect();

@@ -1,13 +1,21 @@
 //! The ext_authz filter's own configuration.
 
+use super::off;
 use crate::lint::{Findings, rules, tree::Node};
 
 /// Longer than anyone waits for a decision.
 const LONGEST: f64 = 10.0;
 
-/// Checks a whole filter. `tls` says whether its clients may show certificates.
-pub(in crate::lint) fn check(config: &Node, tls: bool, found: &mut Findings<'_>) {
-    check_stated(config, found);
+/// Checks a whole filter. `tls` says whether its clients may show certificates, `runtime` what
+/// is set over defaults.
+pub(in crate::lint) fn check(
+    config: &Node,
+    tls: bool,
+    runtime: &[&Node],
+    found: &mut Findings<'_>,
+) {
+    check_said(config, found);
+    off::check_stated(config, runtime, found);
     let over_grpc = config.get("grpc_service").is_some();
     let timeout =
         if over_grpc { "grpc_service/timeout" } else { "http_service/server_uri/timeout" };
@@ -24,6 +32,7 @@ pub(in crate::lint) fn check(config: &Node, tls: bool, found: &mut Findings<'_>)
     }
     match over_grpc {
         true => {
+            check_forwarded(config, found);
             if tls && !config.true_at("include_peer_certificate") {
                 found.add(
                     &rules::PEER_CERTIFICATE_ABSENT,
@@ -40,12 +49,17 @@ pub(in crate::lint) fn check(config: &Node, tls: bool, found: &mut Findings<'_>)
 
 /// Checks the filter that asks about connections.
 pub(super) fn check_connections(config: &Node, found: &mut Findings<'_>) {
-    check_stated(config, found);
+    check_said(config, found);
     check_timeout(config, "grpc_service/timeout", found);
 }
 
 /// Checks what is said, and nothing that is not: enough for a patch that merges.
 pub(in crate::lint) fn check_stated(config: &Node, found: &mut Findings<'_>) {
+    check_said(config, found);
+    off::check_stated(config, &[], found);
+}
+
+fn check_said(config: &Node, found: &mut Findings<'_>) {
     if config.true_at("failure_mode_allow") {
         found.add(&rules::AUTHZ_FAILS_OPEN, config.line_of("failure_mode_allow"));
     }
@@ -84,6 +98,33 @@ fn check_retry(config: &Node, found: &mut Findings<'_>) {
     if timeout > 0.0 && base >= timeout {
         found.add(&rules::RETRY_TOO_LATE, retry.line);
     }
+}
+
+/// What is listed is all that the service sees; what is listed apart it never does.
+fn check_forwarded(config: &Node, found: &mut Findings<'_>) {
+    let matches = |list: &str, header: &str| {
+        let patterns = config.items_at(&format!("{list}/patterns")).iter();
+        patterns.into_iter().any(|pattern| may_match(pattern, header))
+    };
+    let listed = config.get("allowed_headers").is_some();
+    if listed && !matches("allowed_headers", "authorization") {
+        let line = config.line_of("allowed_headers");
+        found.add_with(&rules::IDENTITY_WITHHELD, line, "authorization is not among them");
+    }
+    if matches("disallowed_headers", "authorization") {
+        let line = config.line_of("disallowed_headers");
+        found.add_with(&rules::IDENTITY_WITHHELD, line, "authorization is taken out");
+    }
+}
+
+/// Whether a pattern may be about a header. What a regular expression matches is not guessed.
+fn may_match(pattern: &Node, header: &str) -> bool {
+    let text = |key: &str| pattern.get(key).and_then(Node::text).map(str::to_ascii_lowercase);
+    text("exact").is_some_and(|it| it == header)
+        || text("prefix").is_some_and(|it| header.starts_with(&*it))
+        || text("suffix").is_some_and(|it| header.ends_with(&*it))
+        || text("contains").is_some_and(|it| header.contains(&*it))
+        || pattern.get("safe_regex").is_some()
 }
 
 fn check_http(config: &Node, found: &mut Findings<'_>) {

@@ -6,8 +6,12 @@ use crate::lint::{Findings, rules, tree::Node};
 const SECRET_HEADERS: [&str; 5] =
     ["authorization", "proxy-authorization", "cookie", "x-api-key", "x-goog-api-key"];
 
-pub(super) fn check(manager: &Node, authz: bool, found: &mut Findings<'_>) {
-    check_stated(manager, found);
+/// Checks a whole connection manager. `own_word` says whether a filter replaces what clients say
+/// about their certificates.
+pub(super) fn check(manager: &Node, authz: bool, own_word: bool, found: &mut Findings<'_>) {
+    if !own_word {
+        check_stated(manager, found);
+    }
     check_log(manager, found);
     let not_normal = |key: &str| (manager.line_of(key), format!("{key} is not set"));
     if !manager.true_at("normalize_path") {

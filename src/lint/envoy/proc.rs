@@ -2,14 +2,19 @@
 
 use crate::lint::{Findings, rules, tree::Node};
 
-use super::AUTHZ;
+use super::{Around, filter::AUTHZ};
 
 /// Longer than anyone waits for a secret.
 const LONGEST: f64 = 30.0;
 
 /// Checks a whole filter. `after_authz` says whether ext_authz is in the same chain, if that is
 /// known.
-pub(in crate::lint) fn check(config: &Node, after_authz: Option<bool>, found: &mut Findings<'_>) {
+pub(in crate::lint) fn check(
+    config: &Node,
+    after_authz: Option<bool>,
+    around: Around,
+    found: &mut Findings<'_>,
+) {
     check_stated(config, found);
     let observing = config.true_at("observability_mode");
     let mode = config.get("processing_mode");
@@ -17,7 +22,7 @@ pub(in crate::lint) fn check(config: &Node, after_authz: Option<bool>, found: &m
     if config.get("mutation_rules").is_none() {
         found.add(&rules::MUTATION_RULES_ABSENT, config.line);
     }
-    check_override(config, mode, found);
+    check_override(config, around, found);
     let attributes = config.texts_at("request_attributes");
     let has = |name: &str| attributes.contains(&name);
     let line = config.line_of("request_attributes");
@@ -117,7 +122,8 @@ fn check_message_timeout(config: &Node, unbounded: bool, found: &mut Findings<'_
     }
 }
 
-fn check_override(config: &Node, mode: Option<&Node>, found: &mut Findings<'_>) {
+pub(in crate::lint) fn check_override(config: &Node, around: Around, found: &mut Findings<'_>) {
+    let mode = config.get("processing_mode");
     let may = config.true_at("allow_mode_override");
     let early = config.true_at("send_body_without_waiting_for_header_response");
     if may && (early || streams_fully(mode)) {
@@ -128,7 +134,12 @@ fn check_override(config: &Node, mode: Option<&Node>, found: &mut Findings<'_>) 
         .iter()
         .all(|key| !["", "NONE"].contains(&text(key)))
         && text("response_header_mode") != "SKIP";
-    if !may && !shows_all && !config.true_at("observability_mode") {
+    if may || config.true_at("observability_mode") {
+        return;
+    }
+    if around.overrides_heeded {
+        found.add(&rules::MODE_OVERRIDE_REFUSED, config.line_of("allow_mode_override"));
+    } else if !shows_all {
         found.add(&rules::MODE_OVERRIDE_MISSING, config.line_of("allow_mode_override"));
     }
 }

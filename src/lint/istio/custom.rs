@@ -3,7 +3,7 @@
 use crate::lint::{
     Findings,
     document::{Document, Object},
-    mesh::{Mesh, has_targets, is_custom, label},
+    mesh::{Mesh, is_custom, label, targets},
     rules,
 };
 
@@ -66,19 +66,36 @@ pub(super) fn check(
         let line = root.get("metadata").map_or(root.line, |it| it.line_of("annotations"));
         found.add(&rules::CUSTOM_DRY_RUN, line);
     }
-    let classes = spec.items_at("targetRefs").iter();
-    for class in classes.filter(|to| to.text_at("kind") == "GatewayClass") {
+    let targets = targets(document);
+    for class in targets.iter().filter(|to| to.text_at("kind") == "GatewayClass") {
         if !mesh.is_root(&object.namespace) {
             found.add_with(&rules::CUSTOM_UNATTACHED, class.line, class.text_at("name"));
         }
     }
-    if !has_targets(document)
-        && mesh.is_ambient(&object.namespace)
-        && !mesh.has_companion(&object.namespace)
+    mesh.check_targets(document, object, found);
+    if let Some(target) = targets.first()
+        && mesh.is_bypassed(document, object)
+    {
+        found.add(&rules::WAYPOINT_BYPASSED, target.line);
+    }
+    if mesh.asks_about_itself(document, object) {
+        found.add(&rules::CUSTOM_ON_SERVICE, spec.line);
+    }
+    if targets.is_empty()
+        && mesh.is_ambient(document, &object.namespace)
+        && !is_for_sidecars(document, object, mesh)
     {
         let detail = format!("namespace {:?}", object.namespace);
         found.add_with(&rules::CUSTOM_IN_AMBIENT, spec.line, detail);
     }
+}
+
+/// Whether what is ambient in the namespace is asked about by other policies, and cannot be reached
+/// but through its waypoint.
+fn is_for_sidecars(document: &Document, object: &Object, mesh: &Mesh<'_>) -> bool {
+    let mut others =
+        mesh.custom().filter(|(it, of)| of.namespace == object.namespace && it.may_join(document));
+    others.any(|(it, of)| !targets(it).is_empty() && !mesh.is_bypassed(it, of))
 }
 
 /// A waypoint that a CUSTOM policy is for has to say whose requests it passes on.
@@ -91,7 +108,7 @@ pub(super) fn check_waypoint(
     let class = document.root.at("spec/gatewayClassName");
     let Some(class) = class.filter(|it| it.text() == Some("istio-waypoint")) else { return };
     let is_used = mesh.custom().any(|(policy, of)| {
-        let targets = policy.root.items_at("spec/targetRefs");
+        let targets = targets(policy);
         of.namespace == object.namespace
             && targets.iter().any(|to| {
                 // A waypoint serves the services of its namespace.

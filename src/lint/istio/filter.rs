@@ -1,22 +1,32 @@
 //! EnvoyFilters: the filters that they insert, where, and what these need.
 
+use super::removal;
 use crate::lint::{
     Findings,
     document::Document,
-    envoy::{AUTHZ, Filter, PROC, authz, connection, proc},
-    mesh::{Mesh, label},
+    envoy::{
+        Around, authz, connection,
+        filter::{AUTHZ, Filter},
+        matcher, proc,
+        read::Named,
+        reroute, routes,
+    },
+    mesh::{Mesh, label, targets},
     rules,
     tree::Node,
 };
 
 pub(super) fn check(document: &Document, mesh: &Mesh<'_>, found: &mut Findings<'_>) {
-    let targets = document.root.items_at("spec/targetRefs");
+    let targets = targets(document);
     for patch in document.root.items_at("spec/configPatches") {
+        removal::check(patch, document, found);
         let Some(value) = patch.at("patch/value") else { continue };
         let context = patch.text_at("match/context");
         let inserts = patch.text_at("patch/operation") != "MERGE";
-        check_filter(patch, value, inserts, found);
-        check_overrides(value, found);
+        for filter in Filter::read(value, &Named::default()) {
+            check_filter(patch, &filter, inserts, mesh, found);
+        }
+        routes::check_proc_overrides(value, found);
         match value.get("typed_config").and_then(Node::typed) {
             Some((name, manager)) if name.ends_with("HttpConnectionManager") => {
                 connection::check_stated(manager, found);
@@ -42,20 +52,26 @@ pub(super) fn check(document: &Document, mesh: &Mesh<'_>, found: &mut Findings<'
     }
 }
 
-fn check_filter(patch: &Node, value: &Node, inserts: bool, found: &mut Findings<'_>) {
-    let Some(filter) = Filter::new(value) else { return };
+fn check_filter(
+    patch: &Node,
+    filter: &Filter<'_>,
+    inserts: bool,
+    mesh: &Mesh<'_>,
+    found: &mut Findings<'_>,
+) {
     let context = patch.text_at("match/context");
     let outbound = context == "SIDECAR_OUTBOUND";
+    let operation = patch.text_at("patch/operation");
+    let beside = patch.text_at("match/listener/filterChain/filter/subFilter/name");
     match (filter.is_authz(), filter.is_proc(), inserts) {
-        (true, _, true) => authz::check(filter.config, true, found),
+        (true, _, true) => authz::check(filter.config, true, &[], found),
         (true, _, false) => authz::check_stated(filter.config, found),
         (_, true, false) => proc::check_stated(filter.config, found),
         (_, true, true) => {
-            proc::check(filter.config, None, found);
-            let beside = "match/listener/filterChain/filter/subFilter/name";
-            let operation = patch.text_at("patch/operation");
-            let line = patch.at("patch/operation").map_or(filter.line, |node| node.line);
-            match (operation, patch.text_at(beside)) {
+            let around = Around { overrides_heeded: mesh.overrides_heeded() };
+            proc::check(filter.config, None, around, found);
+            let line = patch.at("patch/operation").map_or(filter.line(), |node| node.line);
+            match (operation, beside) {
                 ("INSERT_AFTER", "envoy.filters.http.router") | ("ADD", _) => {
                     found.add_with(&rules::FILTER_AFTER_ROUTER, line, operation);
                 }
@@ -64,23 +80,21 @@ fn check_filter(patch: &Node, value: &Node, inserts: bool, found: &mut Findings<
                 }
                 _ => {}
             }
-            if outbound && !filter.disabled {
-                found.add(&rules::PROC_ON_ALL_EGRESS, filter.line);
+            if outbound && !filter.is_disabled() {
+                found.add(&rules::PROC_ON_ALL_EGRESS, filter.line());
             }
         }
-        (false, false, _) => {}
-    }
-}
-
-/// What a virtual host or route says about a filter.
-fn check_overrides(value: &Node, found: &mut Findings<'_>) {
-    let entries = value.get("typed_per_filter_config").map(Node::entries).unwrap_or_default();
-    for entry in entries.iter().filter(|entry| entry.key == PROC) {
-        if let Some(overrides) = entry.node.typed().and_then(|(_, config)| config.get("overrides"))
-        {
-            proc::check_stated(overrides, found);
+        (false, false, true) => {
+            // CUSTOM comes first in a chain, so most places are behind it.
+            let before = operation == "INSERT_FIRST"
+                || (operation == "INSERT_BEFORE" && [AUTHZ, ""].contains(&beside));
+            if !before && !outbound && mesh.custom().next().is_some() {
+                reroute::check_one(filter.type_name, filter.config, found);
+            }
         }
+        (false, false, false) => {}
     }
+    matcher::check(filter, found);
 }
 
 fn is_waypoint(mesh: &Mesh<'_>, target: &Node) -> bool {
