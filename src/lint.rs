@@ -89,6 +89,8 @@ pub struct Report {
     pub notes: Vec<Remark>,
     /// What cannot be read.
     pub unreadable: Vec<Remark>,
+    /// How many documents there are that rules look at.
+    pub looked_at: usize,
 }
 
 /// Where rules put what they find.
@@ -120,6 +122,8 @@ pub fn lint(sources: &[Source]) -> Report {
     let files = Named::of_files(&documents);
     let around = Around { overrides_heeded: mesh.overrides_heeded() };
     for document in &documents {
+        report.looked_at +=
+            usize::from(!matches!(document.kind, Kind::Kustomization | Kind::Other(_)));
         let mut found = Findings { source: document.source, list: &mut report.findings };
         match &document.kind {
             Kind::Bootstrap => Proxy::of_bootstrap(document, &files).check(around, &mut found),

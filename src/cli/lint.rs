@@ -80,6 +80,11 @@ impl Lint {
         });
         // The findings of all that could be read are printed by now.
         anyhow::ensure!(unreadable.is_empty(), "{}", unreadable.join("; "));
+        anyhow::ensure!(
+            report.looked_at > 0,
+            "nothing in {} is configuration that lint knows: docs/lint.md lists what it looks at",
+            if sources.len() == 1 { "the file" } else { "the files" }
+        );
         let denied = report.count(Severity::Error)
             + if self.deny == Some(Deny::Warnings) { report.count(Severity::Warning) } else { 0 };
         Ok(if denied == 0 { Answer::Yes } else { Answer::No })

@@ -292,8 +292,36 @@ fn bad_input_is_exit_code_2_and_names_the_place() {
     assert!(text(&output.stdout).contains("authz-fails-open"));
     // A chart's templates are no YAML yet.
     let output = lint(directory.path(), &["chart"]);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("templates are not looked at"));
+}
+
+/// Silence about what was not understood would read as praise.
+#[test]
+fn files_without_anything_known_are_bad_input() {
+    let directory = directory(&[
+        ("deployment.yaml", "apiVersion: apps/v1\nkind: Deployment\n"),
+        ("notes.yaml", "some: thing\n"),
+        ("kustomization.yaml", "apiVersion: kustomize.config.k8s.io/v1\nkind: Kustomization\n"),
+        ("empty.yaml", ""),
+        ("settings.yaml", "apiVersion: v1\nkind: ConfigMap\ndata: {colour: red}\n"),
+        ("namespace.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"),
+    ]);
+    let unknown =
+        ["deployment.yaml", "notes.yaml", "kustomization.yaml", "empty.yaml", "settings.yaml"];
+    for files in unknown.iter().map(std::slice::from_ref).chain([&unknown[..]]) {
+        let answer = lint(directory.path(), files);
+        let errors = text(&answer.stderr);
+        assert_eq!(answer.status.code(), Some(2), "{files:?}: {errors}");
+        assert!(errors.contains("is configuration that lint knows"), "{files:?}: {errors}");
+    }
+    for output in ["text", "json", "sarif"] {
+        let arguments = [&unknown[..], &["--output", output]].concat();
+        assert_eq!(lint(directory.path(), &arguments).status.code(), Some(2), "{output}");
+        // One that is known is enough.
+        let arguments = [&unknown[..], &["namespace.yaml", "--output", output]].concat();
+        assert_eq!(lint(directory.path(), &arguments).status.code(), Some(0), "{output}");
+    }
 }
 
 #[test]
