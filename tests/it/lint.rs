@@ -324,6 +324,36 @@ fn files_without_anything_known_are_bad_input() {
     }
 }
 
+/// What istiod itself makes of our manifests, with the errors that docs/lint.md explains.
+#[test]
+fn what_istiod_writes_has_no_errors_but_those_explained() {
+    let explained: &[(&str, &str)] = &[("egress-gateway", "no-catch-all-domain")];
+    let mut looked_at = 0;
+    for entry in fs::read_dir(repository("tests/it/istio")).expect("readable") {
+        let path = entry.expect("an entry").path().join("bootstrap.yaml");
+        if !path.exists() {
+            continue;
+        }
+        looked_at += 1;
+        let name = path.parent().and_then(Path::file_name).expect("a name");
+        let name = name.to_str().expect("plain");
+        let path = path.to_str().expect("a plain path");
+        let output = lint(&repository("."), &[path, "--output", "json"]);
+        let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let mut errors: Vec<_> = found["findings"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter(|it| it["severity"] == "error")
+            .map(|it| (name, it["rule"].as_str().expect("text")))
+            .collect();
+        errors.dedup();
+        let expected: Vec<_> = explained.iter().filter(|it| it.0 == name).copied().collect();
+        assert_eq!(errors, expected, "{}", text(&output.stdout));
+    }
+    assert!(looked_at > 5, "only {looked_at} bootstraps");
+}
+
 #[test]
 fn the_page_lists_the_rules_that_there_are() {
     let output = lint(&repository("."), &["--rules", "--output", "json"]);
