@@ -42,6 +42,7 @@ mod image;
 mod istio;
 mod limits;
 mod lint;
+mod lint_envoy;
 mod listeners;
 mod openapi;
 mod outages;
