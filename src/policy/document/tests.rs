@@ -65,7 +65,8 @@ fn fields_are_those_of_the_reader() {
 #[test]
 fn policies_of_the_documentation_are_accepted() {
     let mut policies: Vec<_> = blocks("yaml");
-    policies.retain(|(_, block)| block.contains("kind: AccessPolicy"));
+    // Those within values of the chart are run by its own tests.
+    policies.retain(|(_, block)| block.lines().any(|line| line == "kind: AccessPolicy"));
     assert!(policies.len() > 3, "{policies:?}");
     let development = "src/config/development-policies.yaml";
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(development);
