@@ -54,7 +54,7 @@ target/clients/.stamp: tests/clients/typescript/package.json
 	@cd target/clients/typescript && npm install --silent --no-audit --no-fund
 	@touch $@
 
-conformance: tools clients servers ## run every backend against a server of its store, clients of the API, and Istio on its manifests (the first time builds for half an hour)
+conformance: tools clients servers ## run every backend against a server of its store, clients of the API, Istio on its manifests, and Envoy Gateway (the first time builds for half an hour)
 	$(CARGO) test --all-features --test conformance
 
 test: tools ## run every test, through a real Envoy

@@ -7,6 +7,7 @@ mod apiserver;
 mod azure;
 mod chart;
 mod clients;
+mod envoy_gateway;
 mod gcp;
 #[path = "../it/harness.rs"]
 #[allow(dead_code, unused_imports, reason = "other tests use the rest")]

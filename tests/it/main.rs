@@ -19,6 +19,7 @@ mod envoy_authz;
 mod envoy_bodies;
 mod envoy_docs;
 mod envoy_failure;
+mod envoy_gateway;
 mod envoy_http_authz;
 mod envoy_http_rules;
 mod envoy_identity;

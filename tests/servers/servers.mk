@@ -14,7 +14,7 @@ GO_BUILD = go=$$(GO='$(GO)' tests/servers/find-go $(SERVERS)/go $(SERVER_ENV)); 
   CGO_ENABLED=0 GOFLAGS=-mod=readonly GOTOOLCHAIN=local GOWORK=off \
   "$$go" build -C $(1) -trimpath -buildvcs=false -ldflags '-s -w $(3)' -o $(CURDIR)/$@.new $(2) && mv $@.new $@
 
-servers: $(addprefix $(SERVERS)/bin/,bao azure-key-vault gcp-secret-manager etcd kube-apiserver helm helm3 kubernetes-validate resources istio-xds istioctl) ## build or fetch the servers and tools of conformance tests into target/servers
+servers: $(addprefix $(SERVERS)/bin/,bao azure-key-vault gcp-secret-manager etcd kube-apiserver helm helm3 kubernetes-validate resources istio-xds istioctl egctl envoy-gateway) ## build or fetch the servers and tools of conformance tests into target/servers
 	@ls -sh1 $(SERVERS)/bin
 	@echo "servers: ready"
 
@@ -92,3 +92,14 @@ $(SERVERS)/bin/istio-xds: $(wildcard tests/servers/istio/go.* tests/servers/isti
 $(SERVERS)/bin/istioctl: tests/servers/istio/go.mod tests/servers/istio/go.sum | $(SERVERS)/bin/istio-xds
 	@echo "servers: building istioctl (2 minutes)"
 	@$(call GO_BUILD,tests/servers/istio,istio.io/istio/istioctl/cmd/istioctl,$(ISTIO_STAMP))
+
+ENVOY_GATEWAY_VERSION = $(shell sed -n 's,^require github.com/envoyproxy/gateway \(v[0-9.]*\).*,\1,p' tests/servers/envoy-gateway/go.mod)
+
+$(SERVERS)/bin/envoy-gateway: $(wildcard tests/servers/envoy-gateway/*) | $(SERVERS)/.go
+	@echo "servers: building envoy-gateway $(ENVOY_GATEWAY_VERSION) (7 minutes; 1 GB in Go's caches)"
+	@$(call GO_BUILD,tests/servers/envoy-gateway,github.com/envoyproxy/gateway/cmd/envoy-gateway)
+
+# After the other, whose compiled packages it shares.
+$(SERVERS)/bin/egctl: $(wildcard tests/servers/envoy-gateway/*) | $(SERVERS)/bin/envoy-gateway
+	@echo "servers: building egctl (3 minutes)"
+	@$(call GO_BUILD,tests/servers/envoy-gateway,github.com/envoyproxy/gateway/cmd/egctl)
