@@ -16,6 +16,7 @@ mod scanner;
 mod stated;
 mod substitution;
 mod surface;
+mod upstreams;
 
 use std::{borrow::Cow, fmt};
 
@@ -38,6 +39,7 @@ pub use self::{
     scanner::{Progress, Resolution, Scanner},
     substitution::{Alias, InvalidAlias, Matched, Substitution, Substitutions, Target},
     surface::{Surface, Surfaces, Unwritable, Violation},
+    upstreams::Upstreams,
 };
 
 /// Where a reference starts in traffic; it ends with [`CLOSE`].

@@ -109,19 +109,19 @@ impl Injector<'_> {
         outcome
     }
 
-    /// Refuses a destination that is known to be reached in clear text, or not known where
-    /// that counts.
+    /// Refuses a destination that may be reached in clear text, for all that is known.
     ///
     /// # Errors
     /// [`Refusal`], for whatever secret.
     pub fn encrypted(&self) -> Result<(), Refusal> {
         let cluster = self.destination.cluster;
-        if self.snapshot.may_be_encrypted(cluster) {
+        if self.snapshot.upstreams.admit(cluster) {
             return Ok(());
         }
         let problem = Problem::new(ProblemCode::Forbidden);
         let details = match cluster {
-            Some(_) => "vaultmux_clear_text_upstream".to_owned(),
+            // Names what has to be told.
+            Some(_) => "vaultmux_clear_text_upstream:ext_proc.tls_clusters".to_owned(),
             None => {
                 let attribute = attribute_name(Attribute::Cluster, self.recorder.edge);
                 format!("binding_attribute_missing:{attribute}")

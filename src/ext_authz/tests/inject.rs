@@ -24,6 +24,7 @@ ext_authz:
   destinations:
     - {proxies: ['spiffe://cluster.local/ns/egress/sa/gateway'], hosts: [api.stripe.test], cluster: stripe}
 ext_proc:
+  tls_clusters: [stripe]
   injections:
     - name: ruled
       match: {hosts: [api.stripe.test], clusters: [stripe], paths: [/ruled/]}
@@ -269,10 +270,11 @@ async fn aliases_count_and_what_cannot_be_done_here_is_refused() {
     let response = check(&service, Case::http("GET", HOST, "/bound/x")).await;
     assert_eq!(answer(&response), Answer::Denied(403));
     assert_eq!(reason(&response), "binding_attribute_missing:vaultmux.cluster");
-    let (elsewhere, _) = super::inject::service(&format!("{INJECTING}  tls_clusters: [other]\n"));
+    let elsewhere = INJECTING.replace("tls_clusters: [stripe]", "tls_clusters: [other]");
+    let (elsewhere, _) = super::inject::service(&elsewhere);
     let response = check(&elsewhere, to("/").header("x-key", KEY)).await;
     assert_eq!(answer(&response), Answer::Denied(403));
-    assert_eq!(reason(&response), "vaultmux_clear_text_upstream");
+    assert_eq!(reason(&response), "vaultmux_clear_text_upstream:ext_proc.tls_clusters");
     let unbound = Case::http("GET", HOST, "/").header("x-key", ALIAS);
     let response = check(&service, unbound).await;
     assert_eq!(answer(&response), Answer::Denied(403));

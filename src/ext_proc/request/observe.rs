@@ -62,7 +62,7 @@ impl Exchange<'_> {
         let allowed = |secret: &&SecretRef| {
             snapshot.policies.authorize_use(&principal, secret, &destination).is_ok()
         };
-        match snapshot.may_be_encrypted(destination.cluster) && references.iter().all(allowed) {
+        match snapshot.upstreams.admit(destination.cluster) && references.iter().all(allowed) {
             true => Outcome::Inject,
             false => Outcome::Refuse,
         }

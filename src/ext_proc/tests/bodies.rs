@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     ext_proc::BodyMode,
     fixture::reference,
-    injection::{Alias, Substitution, Substitutions, Surface, Surfaces, Violation},
+    injection::{Alias, Substitution, Substitutions, Surface, Surfaces, Upstreams, Violation},
 };
 
 const BUFFERED: i32 = 2;
@@ -385,25 +385,34 @@ async fn modes_that_cannot_do_it_are_named() {
     assert_eq!(status(&answer).0, 0);
 }
 
-/// Whatever policies say, where the operator says which clusters are reached through TLS.
+/// Whatever policies say: where the operator does not say that a cluster is reached through
+/// TLS, it may be reached in clear text.
 #[tokio::test]
 async fn clear_text_destinations_are_refused() {
-    let start = |clusters: &[&str]| {
-        let clusters: Vec<String> = clusters.iter().map(|name| (*name).to_owned()).collect();
+    let start = |encrypted: &[&str], cleartext: &[&str]| {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let upstreams = Upstreams::new(owned(encrypted), owned(cleartext)).expect("valid");
         Service::start_with(move |snapshot| {
             snapshot.substitutions = substitutions(Violation::Deny);
-            snapshot.tls_clusters = Some(clusters.into());
+            snapshot.upstreams = upstreams;
         })
     };
     let head = || request("/", &[("x-key", REFERENCE)]);
     let target = format!("/?key={REFERENCE}");
-    let refused = start(&["elsewhere"]).await;
-    for head in [head(), request(&target, &[]), request("/inject", &[])] {
-        let answer = refused.ask(head).await.expect("an answer");
-        assert_eq!((status(&answer).0, status(&answer).1), (403, "vaultmux_clear_text_upstream"));
+    for refused in [start(&[], &[]).await, start(&["elsewhere"], &["other"]).await] {
+        for head in [head(), request(&target, &[]), request("/inject", &[])] {
+            let answer = refused.ask(head).await.expect("an answer");
+            let details = "vaultmux_clear_text_upstream:ext_proc.tls_clusters";
+            assert_eq!((status(&answer).0, status(&answer).1), (403, details));
+        }
     }
-    let answer = start(&["elsewhere", CLUSTER]).await.ask(head()).await.expect("an answer");
-    assert_eq!(mutated(&answer), [("x-key".to_owned(), CANARY.to_owned())]);
+    for (encrypted, cleartext) in
+        [(&["elsewhere", CLUSTER][..], &[][..]), (&[], &[CLUSTER]), (&[], &["*"])]
+    {
+        let service = start(encrypted, cleartext).await;
+        let answer = service.ask(head()).await.expect("an answer");
+        assert_eq!(mutated(&answer), [("x-key".to_owned(), CANARY.to_owned())]);
+    }
 }
 
 /// A path of more than one reading may be that of a rule, and so may a destination that
