@@ -179,6 +179,11 @@ impl Exchange<'_> {
             let (name, value) = redact::ACCEPT_ENCODING;
             mutation.set_headers.push(mutation::overwrite(name, value.into()));
             mutation.remove_headers.extend(["range".to_owned(), "if-range".to_owned()]);
+            // gRPC's own, which has no other word for it.
+            let accepts = "grpc-accept-encoding";
+            if self.head.headers().any(|(name, _)| name == accepts) {
+                mutation.remove_headers.push(accepts.to_owned());
+            }
         }
         let mut signs = false;
         if let Some(principal) = principal.filter(|_| !injected.signers.is_empty()) {
