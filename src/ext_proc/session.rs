@@ -126,7 +126,7 @@ impl Session for SecretSession {
             // It is the response that is not let through.
             _ if self.needles.is_some() => ProblemCode::BackendRefused,
             BodyRefusal::TooLarge | BodyRefusal::Incomplete => ProblemCode::BodyTooLarge,
-            BodyRefusal::TooMany => ProblemCode::InvalidReference,
+            BodyRefusal::TooMany | BodyRefusal::Position => ProblemCode::InvalidReference,
             BodyRefusal::NoReference => ProblemCode::Forbidden,
             BodyRefusal::Held | BodyRefusal::Headless => ProblemCode::Internal,
         };

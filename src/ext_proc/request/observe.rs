@@ -91,7 +91,7 @@ impl Exchange<'_> {
         for mut piece in surface::pieces(substitutions, &matched.surfaces, self.head)? {
             match piece.start() {
                 Progress::Idle => {}
-                Progress::TooMany => return Err(Refused::TooMany),
+                Progress::TooMany | Progress::Misplaced => return Err(Refused::TooMany),
                 Progress::Needs(texts) => {
                     for text in texts {
                         match substitutions.target(&text, catalog) {
