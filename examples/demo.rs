@@ -30,6 +30,7 @@ backends:
       stripe: sk_live_demo
 default_backend: local
 policies: [policies]
+ext_proc: {tls_clusters: [payment]}
 secret_routes: [{hosts: [vaultmux.test], prefix: /v1/secrets}]
 "#;
 

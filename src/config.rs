@@ -38,7 +38,7 @@ pub use self::{
 use crate::{
     audit::AuditSettings,
     identity::{PeerPatterns, TokenSettings},
-    injection::{CheckInjection, Injection, Substitutions},
+    injection::{CheckInjection, Injection, Substitutions, Upstreams},
     net::serve::ConnectionLimits,
     operation::SecretRoutes,
     resolver::ResolverSettings,
@@ -97,9 +97,8 @@ pub struct Config {
     pub webhooks: BTreeMap<String, WebhookConfig>,
     /// References that clients send, beyond those in header values.
     pub substitutions: Substitutions,
-    /// Clusters that are reached through TLS: no secret is used toward any other. All may be
-    /// without.
-    pub tls_clusters: Option<Arc<[String]>>,
+    /// Toward which clusters secrets may go at all.
+    pub upstreams: Upstreams,
     /// What `ext_authz` does about them.
     pub check_injection: CheckInjection,
     /// By which statuses destinations refuse secrets.

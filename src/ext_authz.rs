@@ -6,6 +6,7 @@
 //! failure mode.
 
 mod attributes;
+mod cookies;
 mod inject;
 mod response;
 

@@ -52,8 +52,9 @@ pub use self::{
 };
 use crate::{identity::Peer, injection::Resolution, metrics::Metrics, snapshot::Current};
 
-/// Longest message that is read. A buffered body is one message, and tonic's own
-/// limit of 4 MiB is less than proxies are set to buffer.
+/// Longest message that is read, and so the most that a stream takes of memory at once. A
+/// buffered body is one message, and tonic's own limit of 4 MiB is less than proxies are set
+/// to buffer. What is longer is not read, and answered as a body that is too large.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
 /// The ExternalProcessor service over a [`Processor`].
@@ -217,6 +218,8 @@ pub enum BodyRefusal {
     Held,
     /// It has too many references.
     TooMany,
+    /// It has one in JSON that stands in no string.
+    Position,
     /// It has no reference, and neither had the headers.
     NoReference,
     /// It is a response whose headers, which say what it is, were not shown.
@@ -234,6 +237,7 @@ impl BodyRefusal {
             Self::Incomplete => "body_incomplete",
             Self::Held => "body_held_at_trailers",
             Self::TooMany => "too_many_references",
+            Self::Position => "reference_position",
             Self::NoReference => "reference_required",
             Self::Headless => "mode_unable:response_header_mode",
         }

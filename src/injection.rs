@@ -16,13 +16,14 @@ mod scanner;
 mod stated;
 mod substitution;
 mod surface;
+mod upstreams;
 
 use std::{borrow::Cow, fmt};
 
 use http::{HeaderName, Method};
 
 pub use render::{RenderedHeader, Unfit, UnfitReason, render_headers};
-pub use scan::{HeaderText, Refused, Rewrite, is_same, scan_headers};
+pub use scan::{HeaderText, Refused, Rewrite, is_encoded, is_same, scan_headers};
 pub use stated::{CheckInjection, StatedDestination};
 
 use crate::{
@@ -35,9 +36,10 @@ pub use self::{
     aliases::{Unaliased, without_aliases},
     encoding::{Encoding, NotText},
     finder::Finder,
-    scanner::{Progress, Resolution, Scanner},
+    scanner::{Progress, Resolution, Scanner, Skipped},
     substitution::{Alias, InvalidAlias, Matched, Substitution, Substitutions, Target},
     surface::{Surface, Surfaces, Unwritable, Violation},
+    upstreams::Upstreams,
 };
 
 /// Where a reference starts in traffic; it ends with [`CLOSE`].

@@ -41,12 +41,12 @@ pub struct Metrics {
     audit_matches: Family<AuditLabels, Counter>,
     audit_written: Counter,
     audit_dropped: Counter,
-    ext_proc_streams: Family<ResultLabels, Counter>,
-    ext_proc_references: Family<ResultLabels, Counter>,
+    ext_proc_streams: Family<OutcomeLabels, Counter>,
+    ext_proc_references: Family<OutcomeLabels, Counter>,
     ext_proc_surfaces: Family<SurfaceLabels, Counter>,
     ext_proc_bodies: Family<ResultLabels, Counter>,
     ext_proc_observed: Family<ResultLabels, Counter>,
-    ext_authz_references: Family<ResultLabels, Counter>,
+    ext_authz_references: Family<OutcomeLabels, Counter>,
     token_verifications: Family<ResultLabels, Counter>,
     token_reviews: Family<ResultLabels, Counter>,
     token_cache_entries: Gauge,
@@ -98,6 +98,12 @@ struct BackendCallLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabels {
     result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    result: &'static str,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -626,15 +632,16 @@ impl Metrics {
         self.suspicions.get_or_create(&ResultLabels { result }).inc();
     }
 
-    /// An `ext_proc` stream that ended.
-    pub fn ext_proc_stream(&self, failed: bool) {
-        let result = if failed { "error" } else { "ok" };
-        self.ext_proc_streams.get_or_create(&ResultLabels { result }).inc();
+    /// An `ext_proc` stream that ended, and why, if it failed.
+    pub fn ext_proc_stream(&self, failed: Option<&'static str>) {
+        let result = if failed.is_some() { "error" } else { "ok" };
+        let reason = failed.unwrap_or("none");
+        self.ext_proc_streams.get_or_create(&OutcomeLabels { result, reason }).inc();
     }
 
-    /// A secret reference met in a request.
-    pub fn ext_proc_reference(&self, result: &'static str) {
-        self.ext_proc_references.get_or_create(&ResultLabels { result }).inc();
+    /// A secret reference met in a request: what became of it, and why.
+    pub fn ext_proc_reference(&self, result: &'static str, reason: &'static str) {
+        self.ext_proc_references.get_or_create(&OutcomeLabels { result, reason }).inc();
     }
 
     /// A reference or alias met outside of whole header values: where, and what became
@@ -654,8 +661,8 @@ impl Metrics {
     }
 
     /// The same, where `ext_authz` puts secrets into requests.
-    pub fn ext_authz_reference(&self, result: &'static str) {
-        self.ext_authz_references.get_or_create(&ResultLabels { result }).inc();
+    pub fn ext_authz_reference(&self, result: &'static str, reason: &'static str) {
+        self.ext_authz_references.get_or_create(&OutcomeLabels { result, reason }).inc();
     }
 
     /// A service account's token, or one of somebody else: what became of it.

@@ -16,7 +16,7 @@ use crate::{
         Bearer, Evidence, ForwardedClientCert, GrantKeys, IdentityError, Principal, SpiffeId,
         TokenError, TokenVerifier, TrustDomain,
     },
-    injection::{CheckInjection, Injection, Substitutions},
+    injection::{CheckInjection, Injection, Substitutions, Upstreams},
     operation::SecretRoutes,
     policy::PolicySet,
     rate::RateLimit,
@@ -57,9 +57,8 @@ pub struct Snapshot {
     pub injections: Arc<[Injection]>,
     /// References that clients send, beyond those in header values.
     pub substitutions: Substitutions,
-    /// Clusters that are reached through TLS: no secret is used toward any other. All may be
-    /// without.
-    pub tls_clusters: Option<Arc<[String]>>,
+    /// Toward which clusters secrets may go at all.
+    pub upstreams: Upstreams,
     /// What `ext_authz` does about them.
     pub check_injection: CheckInjection,
     /// By which statuses destinations refuse secrets; none if responses are not looked at.
@@ -121,14 +120,6 @@ impl Default for Limits {
 // === impl Snapshot ===
 
 impl Snapshot {
-    /// Whether a cluster is reached through TLS, as far as is known. One that the proxy does
-    /// not name is not, if any has to be.
-    #[must_use]
-    pub fn may_be_encrypted(&self, cluster: Option<&str>) -> bool {
-        let Some(encrypted) = &self.tls_clusters else { return true };
-        encrypted.iter().any(|name| Some(name.as_str()) == cluster)
-    }
-
     /// Judges evidence by the configured trust domains.
     ///
     /// # Errors

@@ -48,6 +48,7 @@ default_backend: local
 policies: [policies.yaml]
 secret_routes: [{hosts: [vaultmux.test], prefix: /v1/secrets}]
 ext_proc:
+  tls_clusters: [payment]
   substitutions:
     - name: stripe
       match: {hosts: [api.stripe.test], clusters: [payment]}

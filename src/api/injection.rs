@@ -8,7 +8,7 @@ use super::{Problem, ProblemCode, Recorder};
 use crate::{
     audit::Operation,
     identity::Principal,
-    injection::{Refused, RenderedHeader, Rewrite, Unfit, is_fixed, render_headers},
+    injection::{Refused, RenderedHeader, Rewrite, Unfit, UnfitReason, is_fixed, render_headers},
     metrics::Edge,
     policy::{Attribute, Denial, Destination, Permit, Reason},
     resolver::{BackendError, Call, ResolveError},
@@ -47,7 +47,7 @@ pub struct Refusal {
 
 impl Injector<'_> {
     /// Authorises and fetches all that the rewrites refer to, and returns the headers with
-    /// it, to be set in place of those of the same name.
+    /// it, all text, to be set in place of those of the same name.
     ///
     /// # Errors
     /// [`Refusal`] if one of them is denied, cannot be fetched or cannot stand there:
@@ -56,6 +56,7 @@ impl Injector<'_> {
         settable(rewrites.iter().map(|rewrite| rewrite.name.as_str()))?;
         let fetched = self.fetch(rewrites.iter().flat_map(Rewrite::references)).await?;
         let headers = render_headers(rewrites, |secret| fetched.value(secret));
+        let headers = headers.and_then(|headers| text_only(headers, rewrites));
         Ok(self.placed(fetched.len(), headers)?)
     }
 
@@ -86,12 +87,12 @@ impl Injector<'_> {
                 continue;
             }
             permits.push(self.permit(secret).map_err(|denial| {
-                self.count("denied");
+                self.count("denied", denial.reason.as_str());
                 Refusal::denied(denial, self.recorder.edge)
             })?);
         }
         if !permits.is_empty() {
-            self.encrypted().inspect_err(|_| self.count("denied"))?;
+            self.encrypted().inspect_err(|_| self.count("denied", "clear_text"))?;
         }
         Ok(permits)
     }
@@ -109,19 +110,19 @@ impl Injector<'_> {
         outcome
     }
 
-    /// Refuses a destination that is known to be reached in clear text, or not known where
-    /// that counts.
+    /// Refuses a destination that may be reached in clear text, for all that is known.
     ///
     /// # Errors
     /// [`Refusal`], for whatever secret.
     pub fn encrypted(&self) -> Result<(), Refusal> {
         let cluster = self.destination.cluster;
-        if self.snapshot.may_be_encrypted(cluster) {
+        if self.snapshot.upstreams.admit(cluster) {
             return Ok(());
         }
         let problem = Problem::new(ProblemCode::Forbidden);
         let details = match cluster {
-            Some(_) => "vaultmux_clear_text_upstream".to_owned(),
+            // Names what has to be told.
+            Some(_) => "vaultmux_clear_text_upstream:ext_proc.tls_clusters".to_owned(),
             None => {
                 let attribute = attribute_name(Attribute::Cluster, self.recorder.edge);
                 format!("binding_attribute_missing:{attribute}")
@@ -137,8 +138,8 @@ impl Injector<'_> {
     /// Those of the outcome.
     pub fn placed<T, E>(&self, secrets: usize, outcome: Result<T, E>) -> Result<T, E> {
         match outcome.is_ok() {
-            true => (0..secrets).for_each(|_| self.count("resolved")),
-            false => self.count("invalid_value"),
+            true => (0..secrets).for_each(|_| self.count("resolved", "none")),
+            false => self.count("invalid_value", "value"),
         }
         outcome
     }
@@ -152,17 +153,32 @@ impl Injector<'_> {
         let call = Call { deadline: self.deadline, request_id };
         let record = self.snapshot.resolver.resolve(permit, call).await;
         if record.is_err() {
-            self.count("failed");
+            self.count("failed", "store");
         }
         record
     }
 
-    fn count(&self, result: &'static str) {
+    fn count(&self, result: &'static str, reason: &'static str) {
         let metrics = self.recorder.metrics;
         match self.recorder.edge {
-            Edge::ExtAuthz => metrics.ext_authz_reference(result),
-            Edge::ExtProc | Edge::Rest => metrics.ext_proc_reference(result),
+            Edge::ExtAuthz => metrics.ext_authz_reference(result, reason),
+            Edge::ExtProc | Edge::Rest => metrics.ext_proc_reference(result, reason),
         }
+    }
+}
+
+/// Refuses values that are no text, of which an answer to a check holds none.
+fn text_only(
+    headers: Vec<RenderedHeader>,
+    rewrites: &[Rewrite<'_>],
+) -> Result<Vec<RenderedHeader>, Unfit> {
+    let is_text = |header: &RenderedHeader| {
+        header.values.iter().all(|value| std::str::from_utf8(value).is_ok())
+    };
+    let bytes = headers.iter().zip(rewrites).find(|(header, _)| !is_text(header));
+    match bytes.and_then(|(_, rewrite)| rewrite.references().next()) {
+        Some(secret) => Err(Unfit { secret: secret.clone(), reason: UnfitReason::NotText }),
+        None => Ok(headers),
     }
 }
 
@@ -250,7 +266,12 @@ impl From<Refused> for Refusal {
         let details = format!("vaultmux_reference_refused:{}", refused.as_str());
         let problem = match refused {
             Refused::Reference(error) => error.into(),
-            Refused::Position | Refused::Unclosed | Refused::NotText | Refused::TooMany => {
+            Refused::Position
+            | Refused::Encoded
+            | Refused::Nested
+            | Refused::Unclosed
+            | Refused::NotText
+            | Refused::TooMany => {
                 Problem::with_error(ProblemCode::InvalidReference, refused.to_string())
             }
         };

@@ -115,7 +115,7 @@ pub(super) fn snapshot(
         secret_routes: config.secret_routes.clone(),
         injections: Arc::clone(&config.injections),
         substitutions: config.substitutions.clone(),
-        tls_clusters: config.tls_clusters.clone(),
+        upstreams: config.upstreams.clone(),
         check_injection: config.check_injection.clone(),
         suspect_statuses: Arc::clone(&config.suspect_statuses),
         limits: config.limits,

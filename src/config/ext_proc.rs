@@ -20,7 +20,7 @@ use super::{
 use crate::{
     injection::{
         Alias, InjectedValue, Injection, InjectionMatch, InvalidInjection, Part, Substitution,
-        Substitutions, Surface, Surfaces, Template, Violation, is_fixed,
+        Substitutions, Surface, Surfaces, Template, Upstreams, Violation, is_fixed,
     },
     secret::Catalog,
     signing::Signer,
@@ -87,7 +87,7 @@ pub(super) struct Rules {
     pub(super) config: ExtProcConfig,
     pub(super) injections: Arc<[Injection]>,
     pub(super) substitutions: Substitutions,
-    pub(super) tls_clusters: Option<Arc<[String]>>,
+    pub(super) upstreams: Upstreams,
     pub(super) suspect_statuses: Arc<[u16]>,
 }
 
@@ -118,10 +118,15 @@ pub(super) struct ExtProcFile {
     /// others; true by default. Needs Envoy's `allow_mode_override`. Rules with `redact` rely on
     /// it only where `true` is written.
     mode_override: Option<bool>,
-    /// The clusters toward which secrets may be used, whatever policies say, as Envoy names them:
-    /// those that it reaches through TLS. No attribute tells which these are. Any cluster
-    /// without this list.
-    tls_clusters: Option<Vec<String>>,
+    /// The clusters that Envoy reaches through TLS, as it names them. No attribute tells which
+    /// these are, and toward any other no secret is used, whatever policies say.
+    #[schemars(with = "Vec<String>")]
+    tls_clusters: Option<Spanned<Vec<String>>>,
+    /// The clusters toward which secrets are used though they are reached in clear text, or
+    /// through something that encrypts beside Envoy; `["*"]` for any, also where Envoy does not
+    /// tell the cluster.
+    #[schemars(with = "Vec<String>")]
+    cleartext_clusters: Option<Spanned<Vec<String>>>,
     /// How the filter is set. Body modes count only where Envoy does not announce them, before
     /// 1.33; trailer modes it never announces.
     modes: ModesFile,
@@ -350,7 +355,11 @@ impl ExtProcFile {
         catalog: &Catalog,
         context: &Context<'_>,
     ) -> Result<Rules, ConfigError> {
-        let tls_clusters = self.tls_clusters.map(Into::into);
+        let at = |list: &Option<Spanned<_>>| list.as_ref().map(line);
+        let at = at(&self.cleartext_clusters).or(at(&self.tls_clusters)).flatten();
+        let list = |list: Option<Spanned<Vec<_>>>| list.map(|list| list.value).unwrap_or_default();
+        let upstreams = Upstreams::new(list(self.tls_clusters), list(self.cleartext_clusters))
+            .map_err(|error| ConfigError::key(context.path, at, "ext_proc", error))?;
         let duplex_budget = match self.duplex_budget {
             None => Duration::from_secs(5),
             Some(budget) if budget.value.0.is_zero() => {
@@ -446,7 +455,7 @@ impl ExtProcFile {
         let substitutions = Substitutions::new(rules, aliases)
             .map_err(|error| ConfigError::key(context.path, None, "ext_proc.aliases", error))?;
         let injections = injections.into();
-        Ok(Rules { config, injections, substitutions, tls_clusters, suspect_statuses })
+        Ok(Rules { config, injections, substitutions, upstreams, suspect_statuses })
     }
 }
 

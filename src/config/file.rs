@@ -274,7 +274,7 @@ impl File {
             ext_proc: rules.config,
             injections: rules.injections,
             substitutions: rules.substitutions,
-            tls_clusters: rules.tls_clusters,
+            upstreams: rules.upstreams,
             suspect_statuses: rules.suspect_statuses,
             webhooks,
             check_injection,

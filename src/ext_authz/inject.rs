@@ -8,7 +8,10 @@
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use tokio::time::Instant;
 
-use super::attributes::{self, Route};
+use super::{
+    attributes::{self, Route},
+    cookies::Cookies,
+};
 use crate::{
     api::{
         Injector, ORIGINAL_URL, Problem, ProblemCode, Recorder, Refusal, check::Http,
@@ -16,8 +19,8 @@ use crate::{
     },
     identity::Principal,
     injection::{
-        Injection, InjectionMatch, Matched, Refused, Rewrite, Unaliased, Unfit, UnfitReason,
-        is_pathless, is_same, rules, scan_headers, without_aliases,
+        Injection, InjectionMatch, Matched, Refused, Rewrite, Surface, Unaliased, Unfit,
+        UnfitReason, is_pathless, is_same, rules, scan_headers, without_aliases,
     },
     metrics::Edge,
     operation::SecretOperation,
@@ -62,49 +65,61 @@ impl Allowed<'_> {
             }
             return Ok(Vec::new());
         }
-        let refused = |refusal| {
-            recorder.metrics.ext_authz_reference("denied");
+        let counted = |refusal: Refusal, reason| {
+            recorder.metrics.ext_authz_reference("denied", reason);
             refusal
         };
         // Headers that come in several are joined, which is no URL.
         let headers = attributes::headers(self.request);
         for (_, url) in headers.filter(|(name, _)| name.eq_ignore_ascii_case(ORIGINAL_URL)) {
-            not_redirected(url, &self.snapshot.policies).map_err(refused)?;
+            not_redirected(url, &self.snapshot.policies)
+                .map_err(|refusal| counted(refusal, "redirected"))?;
         }
         let substitutions = &self.snapshot.substitutions;
-        let unaliased = without_aliases(substitutions, attributes::headers(self.request));
-        let (mut rewrites, scanned) =
-            self.rewrites(unaliased.as_ref(), &destination, InjectionMatch::matches);
-        rewrites.extend(scanned.map_err(Refusal::from).map_err(refused)?);
         let pathless = || is_pathless(self.http.method, self.http.path).then_some("");
         let path = canonical_path(self.http.path).ok().or_else(pathless);
         let matched = substitutions.matching(self.http.method, path, &destination);
+        let unaliased = without_aliases(substitutions, attributes::headers(self.request));
+        let cookies = matched.surfaces.get(Surface::Cookie);
+        let (mut rewrites, scanned) = self.rewrites(
+            unaliased.as_ref(),
+            &destination,
+            cookies.is_some(),
+            InjectionMatch::matches,
+        );
+        let refused = |refused: Refused| {
+            let reason = refused.reason();
+            counted(refused.into(), reason)
+        };
+        rewrites.extend(scanned.map_err(refused)?);
         if let Some(reason) = matched.refused() {
-            return Err(refused(Refusal::denied(Denial::new(reason), Edge::ExtAuthz)));
+            let refusal = Refusal::denied(Denial::new(reason), Edge::ExtAuthz);
+            return Err(counted(refusal, reason.as_str()));
         }
+        let cookies = match cookies {
+            Some(violation) => Cookies::find(self, violation).map_err(refused)?,
+            None => None,
+        };
         let Matched { required, redacts, .. } = matched;
-        if rewrites.is_empty() {
-            return match required {
-                false => Ok(Vec::new()),
-                true => {
-                    let problem = Problem::new(ProblemCode::Forbidden);
-                    let details = "vaultmux_reference_required".to_owned();
-                    Err(refused(Refusal { problem, details }))
-                }
-            };
+        let lacking = || {
+            let problem = Problem::new(ProblemCode::Forbidden);
+            let details = "vaultmux_reference_required".to_owned();
+            counted(Refusal { problem, details }, "required")
+        };
+        if rewrites.is_empty() && cookies.is_none() {
+            return if required { Err(lacking()) } else { Ok(Vec::new()) };
         }
         let (snapshot, principal) = (self.snapshot, self.principal);
         let injector = Injector { snapshot, recorder, principal, destination, deadline };
-        injector.encrypted().map_err(refused)?;
         // Nobody here sees the response.
         if redacts {
             let problem = Problem::new(ProblemCode::Internal);
             let details = "vaultmux_mode_unable:ext_authz".to_owned();
-            return Err(refused(Refusal { problem, details }));
+            return Err(counted(Refusal { problem, details }, "redact"));
         }
         // Where the proxy tells values apart, one that it would join for others.
         if rewrites.iter().any(|rewrite| rewrite.values.len() != 1) {
-            return Err(refused(Refused::Position.into()));
+            return Err(refused(Refused::Position));
         }
         let headers = injector.apply(&rewrites).await?.into_iter().zip(&rewrites);
         let set = headers.flat_map(|(header, rewrite)| {
@@ -119,7 +134,14 @@ impl Allowed<'_> {
                 Ok(SetHeader { name: name.as_str().to_owned(), value })
             })
         });
-        set.collect()
+        let mut set = set.collect::<Result<Vec<_>, Refusal>>()?;
+        if let Some(cookies) = cookies {
+            set.extend(cookies.replace(&injector).await?);
+        }
+        if required && set.is_empty() {
+            return Err(lacking());
+        }
+        Ok(set)
     }
 
     /// Starts to fetch what `ext_proc` or REST will need for this request.
@@ -128,7 +150,7 @@ impl Allowed<'_> {
         let headers = attributes::headers(self.request);
         let unaliased = without_aliases(&self.snapshot.substitutions, headers);
         let (rewrites, scanned) =
-            self.rewrites(unaliased.as_ref(), destination, InjectionMatch::could_match);
+            self.rewrites(unaliased.as_ref(), destination, true, InjectionMatch::could_match);
         // What is malformed is refused by whoever uses it.
         let Ok(found) = scanned else { return };
         let mut asked = Vec::new();
@@ -144,11 +166,12 @@ impl Allowed<'_> {
         }
     }
 
-    /// What rules set, and what the client refers to beside that.
+    /// What rules set, and what the client refers to beside that, other than in `cookies`.
     fn rewrites<'s>(
         &'s self,
         unaliased: Option<&'s Unaliased<'s>>,
         destination: &Destination<'_>,
+        cookies: bool,
         matches: impl Fn(&InjectionMatch, &str, Option<&str>, &Destination<'_>) -> bool,
     ) -> (Vec<Rewrite<'s>>, Result<Vec<Rewrite<'s>>, Refused>) {
         let path = canonical_path(self.http.path).ok();
@@ -156,7 +179,10 @@ impl Allowed<'_> {
             matches(matcher, self.http.method, path, destination)
         };
         let rewrites = rules(self.snapshot.injections.iter().filter(matching));
-        let overridden = |name: &str| rewrites.iter().any(|rewrite| is_same(&rewrite.name, name));
+        let overridden = |name: &str| {
+            cookies && name.eq_ignore_ascii_case("cookie")
+                || rewrites.iter().any(|rewrite| is_same(&rewrite.name, name))
+        };
         let catalog = &self.snapshot.catalog;
         let scanned = match unaliased {
             None => scan_headers(attributes::headers(self.request), overridden, catalog),

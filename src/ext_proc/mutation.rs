@@ -16,7 +16,9 @@ use http::{HeaderName, Response, StatusCode};
 use tonic::Code;
 
 use crate::{
+    api::{self, Problem, ProblemCode},
     injection::{RenderedHeader, Rewrite, Unfit, render_headers},
+    policy::DecisionId,
     secret::{SecretRef, SecretValue},
     signing::Signed,
 };
@@ -129,6 +131,13 @@ pub(super) fn immediate(response: Response<Bytes>, details: &str, grpc: bool) ->
         grpc_status: (grpc && is_error).then(|| GrpcStatus { status: grpc_code(parts.status) }),
         details: sanitize(details),
     }
+}
+
+/// Ends an exchange over a body that nobody knows anything about but its length.
+pub(super) fn too_large(of_response: bool, reason: &str) -> ImmediateResponse {
+    let code = if of_response { ProblemCode::BackendRefused } else { ProblemCode::BodyTooLarge };
+    let response = api::refuse(Problem::new(code), &DecisionId::next().to_string());
+    immediate(response, &format!("vaultmux_{reason}"), false)
 }
 
 fn grpc_code(status: StatusCode) -> u32 {

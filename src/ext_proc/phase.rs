@@ -11,6 +11,8 @@ mod direction;
 mod framing;
 mod mode;
 
+use std::iter;
+
 use bytes::Bytes;
 use envoy_types::pb::envoy::{
     extensions::filters::http::ext_proc::v3::processing_mode::HeaderSendMode,
@@ -75,6 +77,10 @@ pub(super) struct Phases {
     override_ignored: bool,
     /// Whether the response's body is shown only if Envoy heeds the override.
     response_overridden: bool,
+    /// Whether Envoy was asked to show nothing more of the request.
+    spared: bool,
+    /// Whether something came that shows that it did not heed that.
+    unheeded: bool,
     wanted: Wanted,
     request: Direction,
     response: Direction,
@@ -115,8 +121,14 @@ pub(super) enum Step {
 /// What an operator should hear of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Note {
-    /// A body was asked for and did not come.
+    /// A body was asked for and did not come, or came and was not asked for.
     OverrideIgnored,
+    /// A response was to be looked into, and the stream ended without it.
+    ResponseUnseen,
+    /// A reference that is one too many, in a body that passes all the same.
+    TooMany,
+    /// A reference in a JSON body that stands in no string, likewise.
+    Position,
 }
 
 /// A message that cannot come at this point.
@@ -155,6 +167,8 @@ impl Phases {
             responded: false,
             override_ignored: request.mode.is_fixed() || response.mode.is_fixed(),
             response_overridden: false,
+            spared: false,
+            unheeded: false,
             wanted: Wanted::default(),
             request,
             response,
@@ -215,17 +229,23 @@ impl Phases {
                     self.notes.push(Note::OverrideIgnored);
                     // An override that did not show the one body does not show the other. A
                     // body in chunks may also be late, where the answer did not wait for it.
-                    let unheeded = self.request.mode == BodyMode::Buffered;
-                    if self.request.must_be_seen() || unheeded && self.response_overridden {
+                    self.unheeded |= self.request.mode == BodyMode::Buffered;
+                    if self.request.must_be_seen() {
                         return Err(OutOfOrder::Unseen);
                     }
+                }
+                if self.unheeded && self.wanted.response_body && self.hides_response() {
+                    return Err(OutOfOrder::Unseen);
                 }
                 Ok(match self.wanted.response_headers || self.wanted.response_body {
                     true => Step::Response(ResponseTurn(()), Box::new(headers)),
                     false => answer(Side::Response.headers(None)),
                 })
             }
-            Request::RequestBody(body) => self.request.body(body),
+            Request::RequestBody(body) => {
+                self.came_uncalled();
+                self.request.body(body)
+            }
             // What is to be taken out is decided over headers. Those have gone on.
             Request::ResponseBody(_) | Request::ResponseTrailers(_)
                 if self.wanted.response_body && !self.response.started() =>
@@ -233,7 +253,10 @@ impl Phases {
                 Ok(Step::Refuse(BodyRefusal::Headless))
             }
             Request::ResponseBody(body) => self.response.body(body),
-            Request::RequestTrailers(_) => self.request.trailers(HeaderMutation::default()),
+            Request::RequestTrailers(_) => {
+                self.came_uncalled();
+                self.request.trailers(HeaderMutation::default())
+            }
             Request::ResponseTrailers(trailers) if self.wanted.response_body => {
                 Ok(Step::ResponseTrailers(ResponseTurn(()), trailers))
             }
@@ -288,6 +311,7 @@ impl Phases {
         }
         let mut answer = respond(Side::Request.headers(with_headers(mutation)));
         if overrides {
+            self.spared = !wanted.request_body;
             let mode = |wanted, mode| if wanted { mode } else { BodyMode::None };
             let mut modes = override_to(
                 mode(wanted.request_body, self.request.mode),
@@ -351,7 +375,42 @@ impl Phases {
 
     /// What an operator should hear of, since the last call.
     pub(super) fn notes(&mut self) -> impl Iterator<Item = Note> {
+        let skipped = self.request.skipped();
+        self.notes.extend(iter::repeat_n(Note::TooMany, skipped.too_many));
+        self.notes.extend(iter::repeat_n(Note::Position, skipped.position));
         self.notes.drain(..)
+    }
+
+    /// The stream has ended, by Envoy's will.
+    pub(super) fn end(&mut self) {
+        if !self.responded && self.wanted.response_body && !self.response.has_begun() {
+            self.notes.push(Note::ResponseUnseen);
+        }
+    }
+
+    /// Whose body Envoy may wait for an answer about, if it does.
+    pub(super) fn awaits_body(&self) -> Option<Side> {
+        let answered = self.started && !self.observed && !self.responded;
+        match (self.response.started(), self.request.started()) {
+            (true, _) if answered => Some(Side::Response),
+            (false, true) if answered => Some(Side::Request),
+            _ => None,
+        }
+    }
+
+    /// Envoy was asked to keep this to itself.
+    fn came_uncalled(&mut self) {
+        if self.spared && !self.unheeded {
+            self.unheeded = true;
+            self.response.trailers_hidden = !self.settings.modes.response_trailers;
+            self.notes.push(Note::OverrideIgnored);
+        }
+    }
+
+    /// Whether a part of the response passes without being shown, where no override is heeded.
+    fn hides_response(&self) -> bool {
+        let trailers = !self.settings.modes.response_trailers;
+        self.response_overridden || trailers && self.response.mode == BodyMode::Streamed
     }
 
     /// Whether the bytes of a body can be replaced, in the mode that is set or in one
@@ -366,6 +425,10 @@ impl Phases {
         let known_end = trailers || direction.framing.length.is_some();
         match direction.mode {
             BodyMode::None if overrides && side == Side::Response => self.settings.override_heeded,
+            // Trailers that follow are not shown by the filter, so far as is known.
+            BodyMode::Streamed if overrides && side == Side::Response => {
+                self.settings.override_heeded || trailers
+            }
             _ if overrides => true,
             // Bytes that are held back when the body ends in trailers would be lost.
             BodyMode::Streamed => known_end,
@@ -388,6 +451,23 @@ impl Phases {
     }
 }
 
+// === impl OutOfOrder ===
+
+impl OutOfOrder {
+    /// The word in metrics.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::NoPhase => "no_phase",
+            Self::Headers => "out_of_order",
+            Self::Body | Self::Trailers => "after_end",
+            Self::BodyMode => "unknown_mode",
+            Self::Length => "length",
+            Self::Held => "held",
+            Self::Unseen => "unseen",
+        }
+    }
+}
+
 // === impl Note ===
 
 impl Note {
@@ -395,6 +475,9 @@ impl Note {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::OverrideIgnored => "mode_override_ignored",
+            Self::ResponseUnseen => "response_unseen",
+            Self::TooMany => "too_many_references",
+            Self::Position => "reference_position",
         }
     }
 }

@@ -17,9 +17,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use zeroize::{Zeroize, Zeroizing};
 
-use self::needles::Piece;
+use self::needles::{Piece, in_place};
 pub use self::{
-    body::{ACCEPT_ENCODING, is_readable, is_stale},
+    body::{ACCEPT_ENCODING, Mask, is_readable, is_stale, is_whole},
     needles::{MIN_VALUE, Needles, NeedlesBuilder},
 };
 
@@ -29,6 +29,8 @@ pub struct Redactor {
     /// The end of what came, if it may be the start of a needle.
     held: Zeroizing<Vec<u8>>,
     redacted: usize,
+    /// What takes the place of a value, where no length may change.
+    mask: Option<Mask>,
 }
 
 // === impl Redactor ===
@@ -37,7 +39,13 @@ impl Redactor {
     /// Takes these needles out of one body.
     #[must_use]
     pub fn new(needles: Arc<Needles>) -> Self {
-        Self { needles, held: Zeroizing::default(), redacted: 0 }
+        Self { needles, held: Zeroizing::default(), redacted: 0, mask: None }
+    }
+
+    /// As many of these bytes take a value's place as it had, if one is given.
+    #[must_use]
+    pub fn masked(self, mask: Option<Mask>) -> Self {
+        Self { mask, ..self }
     }
 
     /// Takes the next chunk and adds to `out` what can go on: slices of the chunk where
@@ -53,12 +61,12 @@ impl Redactor {
                 None => return,
             },
         };
-        let Self { needles, held, redacted } = self;
+        let Self { needles, held, redacted, mask } = self;
         let hold = needles.scan(&chunk, start, false, |piece| match piece {
             Piece::Kept(kept) => out.push(chunk.slice(kept)),
-            Piece::Replaced(replacement) => {
+            Piece::Replaced(replacement, length) => {
                 *redacted += 1;
-                out.push(replacement.clone());
+                out.push(in_place(replacement, length, *mask));
             }
         });
         if hold < chunk.len() {
@@ -71,7 +79,7 @@ impl Redactor {
     /// Decides about what is held, now that more is known, and tells where to go on in
     /// the chunk; nowhere if all of it was needed.
     fn join(&mut self, chunk: &Bytes, out: &mut Vec<Bytes>) -> Option<usize> {
-        let Self { needles, held, redacted } = self;
+        let Self { needles, held, redacted, mask } = self;
         let seam = held.len();
         // As far as a needle can reach that starts in what is held.
         let reach = chunk.len().min(needles.longest() - 1);
@@ -79,9 +87,9 @@ impl Redactor {
         let whole = reach == chunk.len();
         let mut emit = |piece: Piece<'_>| match piece {
             Piece::Kept(kept) => out.push(Bytes::copy_from_slice(&held[kept])),
-            Piece::Replaced(replacement) => {
+            Piece::Replaced(replacement, length) => {
                 *redacted += 1;
-                out.push(replacement.clone());
+                out.push(in_place(replacement, length, *mask));
             }
         };
         if whole {
@@ -99,12 +107,12 @@ impl Redactor {
 
     /// Ends the body: what was held back goes on.
     pub fn finish(&mut self, out: &mut Vec<Bytes>) {
-        let Self { needles, held, redacted } = self;
+        let Self { needles, held, redacted, mask } = self;
         needles.scan(held, 0, true, |piece| match piece {
             Piece::Kept(kept) => out.push(Bytes::copy_from_slice(&held[kept])),
-            Piece::Replaced(replacement) => {
+            Piece::Replaced(replacement, length) => {
                 *redacted += 1;
-                out.push(replacement.clone());
+                out.push(in_place(replacement, length, *mask));
             }
         });
         wipe(held);

@@ -125,7 +125,7 @@ impl Processor for SecretProcessor {
         if let Some(url) = head.original_url
             && let Err(refusal) = api::not_redirected(url, &snapshot.policies)
         {
-            self.metrics.ext_proc_reference("denied");
+            self.metrics.ext_proc_reference("denied", "redirected");
             return exchange.refuse(None, refusal);
         }
         let (path, _) = crate::operation::split_query(head.target);

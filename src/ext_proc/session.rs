@@ -14,7 +14,7 @@ use super::{
     BodyRefusal, RequestHeaders, ResponseAnswer, Session, Transform,
     attributes::Head,
     mutation,
-    redact::{self, Needles, NeedlesBuilder, Redactor},
+    redact::{self, Mask, Needles, NeedlesBuilder, Redactor},
     request::{Exchange, Used},
     suspects,
 };
@@ -126,7 +126,7 @@ impl Session for SecretSession {
             // It is the response that is not let through.
             _ if self.needles.is_some() => ProblemCode::BackendRefused,
             BodyRefusal::TooLarge | BodyRefusal::Incomplete => ProblemCode::BodyTooLarge,
-            BodyRefusal::TooMany => ProblemCode::InvalidReference,
+            BodyRefusal::TooMany | BodyRefusal::Position => ProblemCode::InvalidReference,
             BodyRefusal::NoReference => ProblemCode::Forbidden,
             BodyRefusal::Held | BodyRefusal::Headless => ProblemCode::Internal,
         };
@@ -147,9 +147,14 @@ impl Session for SecretSession {
         self.needles = self.used.needles().map(Arc::new);
         let Some(needles) = self.needles.clone() else { return Ok(answer) };
         let map = headers.headers.iter().flat_map(|map| &map.headers);
-        let encodings = map.clone().filter(|header| header.key == "content-encoding");
+        let named =
+            |name: &'static str| map.clone().filter(move |header| header.key == name).map(value);
+        // Of a gRPC message each can be compressed.
+        let encodings = named("content-encoding").chain(named("grpc-encoding"));
+        let readable =
+            redact::is_readable(encodings) && redact::is_whole(named("transfer-encoding"));
         let tunnel = map.clone().any(|header| header.key == ":status" && value(header) == b"101");
-        if tunnel || !headers.end_of_stream && !redact::is_readable(encodings.map(value)) {
+        if tunnel || !headers.end_of_stream && !readable {
             self.metrics.ext_proc_body("response_unreadable");
             let problem = Problem::new(ProblemCode::BackendRefused);
             let details = "vaultmux_response_unreadable".to_owned();
@@ -157,10 +162,12 @@ impl Session for SecretSession {
         }
         answer.mutation = redacted(&needles, map.clone(), &self.metrics);
         if !headers.end_of_stream {
-            for header in map.filter(|header| redact::is_stale(&header.key)) {
+            for header in map.clone().filter(|header| redact::is_stale(&header.key)) {
                 answer.mutation.remove_headers.push(header.key.clone());
             }
-            let (redactor, metrics) = (Redactor::new(needles), Arc::clone(&self.metrics));
+            let mask = Mask::of_body(named("content-type"));
+            let redactor = Redactor::new(needles).masked(mask);
+            let metrics = Arc::clone(&self.metrics);
             answer.transform = Some(Box::new(Redaction { redactor, metrics }));
         }
         Ok(answer)
@@ -191,15 +198,19 @@ fn redacted<'h>(
 ) -> HeaderMutation {
     let mut mutation = HeaderMutation::default();
     let mut names: Vec<&str> = Vec::new();
+    // Binary metadata of gRPC is base64 of something that tells its own lengths.
+    let mask = |name: &str| name.ends_with("-bin").then_some(Mask::BASE64);
     for header in headers.clone().filter(|header| !header.key.starts_with(':')) {
-        if !names.contains(&header.key.as_str()) && needles.redact(value(header)).is_some() {
+        let name = header.key.as_str();
+        if !names.contains(&name) && needles.redact(value(header)).is_some() {
             names.push(&header.key);
         }
     }
     for name in names {
         metrics.ext_proc_body("redacted");
         let values = headers.clone().filter(|header| header.key == name).map(value);
-        let values = values.map(|value| needles.redact(value).unwrap_or_else(|| value.to_vec()));
+        let values = values
+            .map(|value| needles.redact_by(value, mask(name)).unwrap_or_else(|| value.to_vec()));
         mutation::put(&mut mutation, name, values.collect());
     }
     mutation

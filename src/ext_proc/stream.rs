@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::{
-    HeadersAnswer, Proceed, Processor, Session,
+    BodyRefusal, HeadersAnswer, Proceed, Processor, Session, mutation,
     patience::{Extension, Pending, Resolved},
-    phase::{Echo, HeadersTurn, OutOfOrder, Phases, Step},
+    phase::{Echo, HeadersTurn, OutOfOrder, Phases, Side, Step},
 };
 use crate::{identity::Peer, injection::Resolution, metrics::Metrics};
 
@@ -35,6 +35,8 @@ pub(super) struct Driver<P> {
     session: Option<Box<dyn Session>>,
     /// What is left of an answer in several messages.
     echo: Option<Echo>,
+    /// Whether the last word was said about a message that was not read.
+    unread: bool,
     shutdown: CancellationToken,
     end: End,
 }
@@ -72,7 +74,7 @@ enum Woken {
 /// Counts the stream when it is dropped, however that comes about.
 struct End {
     metrics: Arc<Metrics>,
-    failed: bool,
+    failed: Option<&'static str>,
 }
 
 // === impl Driver ===
@@ -87,7 +89,7 @@ impl<P: Processor> Driver<P> {
         shutdown: CancellationToken,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let end = End { metrics, failed: false };
+        let end = End { metrics, failed: None };
         Self {
             inbound,
             peer,
@@ -97,6 +99,7 @@ impl<P: Processor> Driver<P> {
             pending: None,
             session: None,
             echo: None,
+            unread: false,
             shutdown,
             end,
         }
@@ -128,6 +131,9 @@ impl<P: Processor> Driver<P> {
                 return Ok(Some(answer));
             }
             self.echo = None;
+            if self.unread {
+                return Err(Abort::Unreadable(tonic::Code::OutOfRange));
+            }
             let mut step = match self.pending.take() {
                 Some(pending) => match self.resume(pending).await? {
                     Taken::Answer(answer) => Step::Answer(answer),
@@ -139,14 +145,21 @@ impl<P: Processor> Driver<P> {
                         () = self.shutdown.cancelled() => return Err(Abort::Shutdown),
                         message = self.inbound.message() => message,
                     };
-                    let Some(message) = message.map_err(unreadable)? else {
-                        return Ok(None);
-                    };
+                    let message = message.map_err(unreadable);
+                    if let Err(Abort::Unreadable(tonic::Code::OutOfRange)) = message {
+                        // Only its length was read, and Envoy waits for an answer about it.
+                        if let Some(answer) = self.too_large() {
+                            return Ok(Some(answer));
+                        }
+                    }
+                    if !matches!(message, Ok(Some(_))) {
+                        self.phases.end();
+                        self.count();
+                    }
+                    let Some(message) = message? else { return Ok(None) };
                     let step = self.phases.next(message);
                     // Also of a message that ends the stream.
-                    for note in self.phases.notes() {
-                        self.end.metrics.ext_proc_body(note.as_str());
-                    }
+                    self.count();
                     step?
                 }
             };
@@ -164,9 +177,30 @@ impl<P: Processor> Driver<P> {
                     },
                 };
             };
+            self.count();
             if answer.is_some() {
                 return Ok(answer);
             }
+        }
+    }
+
+    /// Ends the exchange over a body that does not fit into a message.
+    fn too_large(&mut self) -> Option<ProcessingResponse> {
+        let side = self.phases.awaits_body()?;
+        let refusal = BodyRefusal::TooLarge;
+        self.end.metrics.ext_proc_body(refusal.as_str());
+        self.unread = true;
+        let response = match &mut self.session {
+            Some(session) => session.refuse(refusal),
+            None => mutation::too_large(side == Side::Response, refusal.as_str()),
+        };
+        Some(self.phases.immediate(response))
+    }
+
+    /// Counts what an operator should hear of.
+    fn count(&mut self) {
+        for note in self.phases.notes() {
+            self.end.metrics.ext_proc_body(note.as_str());
         }
     }
 
@@ -296,11 +330,28 @@ fn unreadable(status: Status) -> Abort {
     }
 }
 
+// === impl Abort ===
+
+impl Abort {
+    /// The word in metrics.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Unreadable(tonic::Code::OutOfRange) => "too_large",
+            Self::Unreadable(_) => "unreadable",
+            Self::OutOfOrder(error) => error.reason(),
+            Self::Shutdown => "shutdown",
+            Self::NoSession => "internal",
+        }
+    }
+}
+
 // === impl End ===
 
 impl End {
     fn abort(&mut self, abort: Abort) -> Status {
         let text = abort.to_string();
+        let reason = abort.reason();
         let status = match abort {
             Abort::Reset => return Status::cancelled(text),
             Abort::Unreadable(code) => Status::new(code, text),
@@ -309,19 +360,20 @@ impl End {
             Abort::NoSession => Status::internal(text),
         };
         tracing::warn!(grpc.code = ?status.code(), "ext_proc stream ends with an error: {abort}");
-        self.failed = true;
+        self.failed = Some(reason);
         status
     }
 
     fn panicked(&mut self) -> Status {
         tracing::error!("ext_proc stream ends with an error: panic");
-        self.failed = true;
+        self.failed = Some("panic");
         Status::internal("internal error")
     }
 }
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.metrics.ext_proc_stream(self.failed || std::thread::panicking());
+        let panicked = std::thread::panicking().then_some("panic");
+        self.metrics.ext_proc_stream(self.failed.or(panicked));
     }
 }

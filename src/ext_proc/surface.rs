@@ -9,7 +9,7 @@ use crate::{
     api::ProblemCode,
     injection::{
         OPEN, Part, Progress, Refused, Resolution, Scanner, Substitutions, Surface, Surfaces,
-        Target, Template, Unwritable, Violation,
+        Target, Template, Unwritable, Violation, is_encoded,
     },
     operation::split_query,
     secret::{SecretRef, SecretValue},
@@ -67,8 +67,20 @@ pub(super) fn pieces<'a>(
             // Elsewhere in the target they would be sent on as they are.
             let other = surface != Surface::Cookie && takes(surfaces, PATH);
             let found = text.windows(OPEN.len()).any(|window| window == OPEN.as_bytes());
-            return if other && found { Err(Refused::Position) } else { Ok(()) };
+            return match other {
+                true if found => Err(Refused::Position),
+                true if is_encoded(text) => Err(Refused::Encoded),
+                _ => Ok(()),
+            };
         };
+        if surface == Surface::Cookie && is_encoded(text) {
+            // Found, and never replaced: no cookie is decoded that way by everybody.
+            let finder = substitutions.finder(Surface::Query);
+            let scanner = Scanner::new(finder, violation == Violation::Deny);
+            let place = Place { surface, violation, frozen: Some("encoded") };
+            pieces.push(Piece { place, text, scanner, out: Vec::new() });
+            return Ok(());
+        }
         let scanner = Scanner::new(substitutions.finder(surface), violation == Violation::Deny);
         if scanner.suspects(text) {
             let place = Place { surface, violation, frozen: None };
@@ -130,14 +142,26 @@ pub(super) fn body(
     if surfaces.is_empty() || request.framing.ends || request.framing.tunnel {
         return Ok(None);
     }
+    let bodies = [Surface::Json, Surface::Form, Surface::Text].map(|surface| surfaces.get(surface));
+    let Some(strictest) = bodies.into_iter().flatten().max().filter(|_| !head.grpc) else {
+        return Ok(None);
+    };
     let mut types = head.headers().filter(|(name, _)| *name == "content-type");
     let content_type = match (types.next(), types.next()) {
-        (Some((_, value)), None) => std::str::from_utf8(value).unwrap_or_default(),
-        _ => return Ok(None),
+        (Some((_, value)), None) => one_type(value),
+        _ => None,
+    };
+    let Some(content_type) = content_type else {
+        if request.framing.length == Some(0) {
+            return Ok(None);
+        }
+        // What the upstream takes it for nobody knows.
+        let (strict, code) = (strictest == Violation::Deny, ProblemCode::InvalidBody);
+        return Err(Unseen { reason: "body_untyped", code, strict });
     };
     let surface = Surface::of_body(content_type);
     let found = surface.and_then(|surface| Some((surface, surfaces.get(surface)?)));
-    let Some((surface, violation)) = found.filter(|_| !head.grpc) else { return Ok(None) };
+    let Some((surface, violation)) = found else { return Ok(None) };
     let strict = violation == Violation::Deny;
     let encodings = head.headers().filter(|(name, _)| *name == "content-encoding");
     if !redact::is_readable(encodings.map(|(_, value)| value)) {
@@ -149,6 +173,13 @@ pub(super) fn body(
         return Err(Unseen { reason: "mode_unable:request_body_mode", code, strict });
     }
     Ok(Some(Place { surface, violation, frozen: frozen(head) }))
+}
+
+/// The type of a body, if it has one. Of several headers Envoy makes one, with commas.
+fn one_type(value: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(value).ok().filter(|text| !text.trim().is_empty())?;
+    let unquoted = text.split('"').step_by(2);
+    (!unquoted.into_iter().any(|part| part.contains(','))).then_some(text)
 }
 
 /// What about a request would be wrong once its body has changed.
@@ -233,8 +264,13 @@ impl Piece<'_> {
     fn end(&mut self, progress: Progress) -> Progress {
         match progress {
             Progress::Idle => self.scanner.finish(&mut self.out),
-            Progress::Needs(_) | Progress::TooMany => progress,
+            Progress::Needs(_) | Progress::TooMany | Progress::Misplaced => progress,
         }
+    }
+
+    /// References that were one too many, and stay.
+    pub(super) fn too_many(&mut self) -> usize {
+        self.scanner.skipped().too_many
     }
 
     pub(super) fn replaced(&self) -> bool {

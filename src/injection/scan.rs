@@ -53,6 +53,12 @@ pub enum Refused {
     /// Inside other text, or in a header that is never rewritten.
     #[error("a secret reference cannot stand at this place of a header")]
     Position,
+    /// Percent-encoded, which no header value is taken to be.
+    #[error("a secret reference cannot stand percent-encoded in a header")]
+    Encoded,
+    /// Another one starts inside of it.
+    #[error("a secret reference cannot hold another")]
+    Nested,
     /// It starts but does not end.
     #[error("secret reference is not closed by }}}}")]
     Unclosed,
@@ -122,9 +128,13 @@ fn scan_value(value: &[u8], catalog: &Catalog) -> Result<Option<InjectedValue>, 
         is_reference(reference)?;
         return Ok(Some(InjectedValue::Text(template(text, catalog)?)));
     }
-    let Some(credentials) = basic(value).filter(|credentials| contains_open(credentials)) else {
-        return Ok(None);
-    };
+    if is_encoded(value) {
+        return Err(Refused::Encoded);
+    }
+    let Some(credentials) = basic(value) else { return Ok(None) };
+    if !contains_open(&credentials) {
+        return if is_encoded(&credentials) { Err(Refused::Encoded) } else { Ok(None) };
+    }
     let text = std::str::from_utf8(&credentials).map_err(|_| Refused::NotText)?;
     // RFC 7617: the first colon ends the user. One inside a reference does not.
     let after =
@@ -152,6 +162,7 @@ fn is_reference(text: &str) -> Result<(), Refused> {
     }
     match text.find(CLOSE) {
         None => Err(Refused::Unclosed),
+        Some(at) if text[OPEN.len()..at].contains(OPEN) => Err(Refused::Nested),
         Some(at) if at + CLOSE.len() == text.len() => Ok(()),
         Some(_) => Err(Refused::Position),
     }
@@ -173,6 +184,18 @@ fn basic(value: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     BASE64.decode(encoded.trim_ascii()).ok()
+}
+
+/// Whether there is the start of a reference that percent-encoding hides.
+#[must_use]
+pub fn is_encoded(text: &[u8]) -> bool {
+    // Most values hold no percent sign at all.
+    if !text.contains(&b'%') {
+        return false;
+    }
+    let decoded: Vec<u8> = percent_encoding::percent_decode(text).collect();
+    let starts = |text: &[u8]| text.windows(OPEN.len()).filter(|w| *w == OPEN.as_bytes()).count();
+    starts(&decoded) > starts(text)
 }
 
 fn contains_open(value: &[u8]) -> bool {
@@ -200,10 +223,21 @@ impl Refused {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Position => "position",
+            Self::Encoded => "encoded",
+            Self::Nested => "nested",
             Self::Unclosed => "unclosed",
             Self::NotText => "not_text",
             Self::Reference(_) => "invalid",
             Self::TooMany => "too_many",
+        }
+    }
+
+    /// The word in metrics, which tells malformed references apart.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Reference(error) => error.as_str(),
+            refused => refused.as_str(),
         }
     }
 }

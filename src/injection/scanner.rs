@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 
-use super::finder::{Finder, Search};
+use super::{
+    encoding::Encoding,
+    finder::{Finder, Search},
+};
 
 /// References that are replaced in one text.
 const MAX_REPLACED: usize = 32;
@@ -24,6 +27,27 @@ pub struct Scanner {
     seen: usize,
     ended: bool,
     replaced: usize,
+    skipped: Skipped,
+    /// Where strings start and end, as far as `read`.
+    strings: Strings,
+    /// How much of the input has told that.
+    read: usize,
+}
+
+/// References that were left as they are though nobody said so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// Those that were too many.
+    pub too_many: usize,
+    /// Those in no string of a JSON text.
+    pub position: usize,
+}
+
+/// Whether a JSON text is inside of a string.
+#[derive(Clone, Copy, Default)]
+struct Strings {
+    inside: bool,
+    escaped: bool,
 }
 
 /// What a reference stands for.
@@ -44,6 +68,8 @@ pub enum Progress {
     Needs(Vec<String>),
     /// More references than one text may hold.
     TooMany,
+    /// A reference in a JSON text that stands in no string.
+    Misplaced,
 }
 
 // === impl Scanner ===
@@ -61,6 +87,9 @@ impl Scanner {
             seen: 0,
             ended: false,
             replaced: 0,
+            skipped: Skipped::default(),
+            strings: Strings::default(),
+            read: 0,
         }
     }
 
@@ -107,6 +136,11 @@ impl Scanner {
         self.replaced
     }
 
+    /// References that were left as they are, since the last call.
+    pub fn skipped(&mut self) -> Skipped {
+        std::mem::take(&mut self.skipped)
+    }
+
     /// Whether there is a reference in this text, or the start of one at its end.
     #[must_use]
     pub fn suspects(&self, text: &[u8]) -> bool {
@@ -118,17 +152,30 @@ impl Scanner {
             match self.finder.search(&self.input, self.seen) {
                 Search::Held(at) if self.ended && at < self.input.len() => self.seen = at + 1,
                 Search::Held(at) => {
-                    emit(self.input.split_to(at), out);
+                    self.read_to(at);
+                    emit(self.take(at), out);
                     // The chunk itself may go: what is held is short.
                     self.input = Bytes::copy_from_slice(&self.input);
                     self.seen = 0;
                     return Progress::Idle;
                 }
                 Search::Found(found) => {
+                    self.read_to(found.at);
+                    if self.finder.encoding() == Encoding::Json && !self.strings.inside {
+                        if self.strict {
+                            return Progress::Misplaced;
+                        }
+                        self.skipped.position += 1;
+                        self.seen = found.at + found.length;
+                        continue;
+                    }
                     let value = match self.known.get(&found.text) {
                         Some(Resolution::Value(value)) => Some(value.clone()),
                         Some(Resolution::Inert) => None,
-                        None if self.known.len() >= MAX_ASKED => None,
+                        None if self.known.len() >= MAX_ASKED => {
+                            self.skipped.too_many += 1;
+                            None
+                        }
                         None => return Progress::Needs(self.needs()),
                     };
                     let Some(value) = value else {
@@ -140,17 +187,32 @@ impl Scanner {
                         if self.strict {
                             return Progress::TooMany;
                         }
+                        self.skipped.too_many += 1;
                         self.seen = found.at + found.length;
                         continue;
                     }
-                    emit(self.input.split_to(found.at), out);
-                    let _ = self.input.split_to(found.length);
+                    emit(self.take(found.at), out);
+                    // A reference neither starts nor ends a string.
+                    let _ = self.take(found.length);
                     emit(value, out);
                     self.seen = 0;
                     self.replaced += 1;
                 }
             }
         }
+    }
+
+    /// Learns of strings up to here.
+    fn read_to(&mut self, at: usize) {
+        if self.finder.encoding() == Encoding::Json && self.read < at {
+            self.strings.read(&self.input[self.read..at]);
+            self.read = at;
+        }
+    }
+
+    fn take(&mut self, length: usize) -> Bytes {
+        self.read = self.read.saturating_sub(length);
+        self.input.split_to(length)
     }
 
     /// All that is unknown so far, so that it is fetched at once.
@@ -167,6 +229,21 @@ impl Scanner {
             }
         }
         needs
+    }
+}
+
+// === impl Strings ===
+
+impl Strings {
+    fn read(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.inside => self.escaped = true,
+                b'"' => self.inside = !self.inside,
+                _ => {}
+            }
+        }
     }
 }
 

@@ -76,6 +76,22 @@ pub enum InvalidReference {
     Parameter,
 }
 
+// === impl InvalidReference ===
+
+impl InvalidReference {
+    /// The word in metrics.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::TooLong => "too_long",
+            Self::UnknownBackend | Self::NoBackend => "foreign",
+            Self::Shape | Self::Name(_) | Self::Version | Self::Field | Self::Parameter => {
+                "malformed"
+            }
+        }
+    }
+}
+
 /// The parts of a reference before its backend's grammar is known.
 pub(super) struct RawReference<'a> {
     pub(super) backend: &'a str,

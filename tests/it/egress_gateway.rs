@@ -265,3 +265,22 @@ fn the_pages_files_pass_the_check() {
         assert!(output.status.success(), "{name}: {said}");
     }
 }
+
+/// Where a rule opens them, and with nothing but the answer to a check.
+#[tokio::test(flavor = "multi_thread")]
+async fn cookies_are_given_values_where_a_rule_opens_them() {
+    let rule = "ext_proc:\n  substitutions:\n    - {name: c, match: {hosts: [api.stripe.test], \
+                clusters: [payment]}, surfaces: {cookie: deny}}\n";
+    let gateway = Gateway::start(&[("ext_proc:\n", rule)], &[]).await;
+    let cookie = format!("lang=en; session={KEY}");
+    let answer = gateway.send(HOST, "/v1/x", &[("cookie", &cookie)]).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let received: Received = answer.json();
+    assert_eq!(received.header("cookie"), [format!("lang=en; session={VALUE}")]);
+    for hidden in ["a={{secret://local/hidden}}", "a=%7B%7Bsecret://local/shared/stripe}}"] {
+        let answer = gateway.send(HOST, "/v1/x", &[("cookie", hidden)]).await;
+        assert!(matches!(answer.status, 400 | 403), "{hidden}: {}", answer.status);
+    }
+    assert_eq!(gateway.payment.received().len(), 1);
+    gateway.finish().await;
+}

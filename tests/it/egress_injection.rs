@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::harness::{
-    Answer, Body, Certificates, Client, Edit, Envoy, Received, Service, Upstream, sized,
+    Answer, Body, Certificates, Client, Edit, Envoy, Received, Service, Upstream, encrypted, sized,
 };
 
 pub(crate) const WORKLOAD: &str = "spiffe://cluster.local/ns/agents/sa/assistant";
@@ -97,7 +97,7 @@ fn certificates(workload: &str) -> (TempDir, Certificates) {
 
 async fn serve(directory: &TempDir, config: &str, policies: &str) -> Service {
     let tls = directory.path().display().to_string();
-    let config = config.replace("/etc/vaultmux/tls", &tls);
+    let config = encrypted(&config.replace("/etc/vaultmux/tls", &tls), "payment, storage");
     Service::start(&[("config.yaml", &config), ("policies.yaml", policies)]).await
 }
 
@@ -203,6 +203,28 @@ async fn keys_do_not_go_elsewhere() {
         egress.assert_nothing_went_out(host);
     }
     egress.assert_silent();
+}
+
+/// Whatever policies say: a key goes to no cluster that may be reached in clear text.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_said_to_be_encrypted_gets_nothing() {
+    for (more, status) in [
+        ("tls_clusters: []", 403),
+        ("tls_clusters: [storage]", 403),
+        ("cleartext_clusters: [storage]", 403),
+        ("cleartext_clusters: [payment]", 200),
+        ("cleartext_clusters: ['*']", 200),
+    ] {
+        let config = format!("{CONFIG}{MEMORY}ext_proc: {{{more}}}\n");
+        let egress = Egress::start(&config, POLICIES).await;
+        let answer = egress.charge(REFERENCE).await;
+        assert_eq!(answer.status, status, "{more}: {}", answer.text());
+        if status == 403 {
+            egress.assert_nothing_went_out(more);
+            let details = "vaultmux_clear_text_upstream:ext_proc.tls_clusters";
+            assert_eq!(egress.envoy.access(0).await["details"], details, "{more}");
+        }
+    }
 }
 
 /// Whoever answers for the API without its name gets nothing.
@@ -431,6 +453,7 @@ ext_proc:
     let (directory, certificates) = certificates(WORKLOAD);
     let tls = directory.path().display().to_string();
     let config = (CONFIG.to_owned() + ROTATED).replace("/etc/vaultmux/tls", &tls);
+    let config = encrypted(&config, "payment");
     let files = [
         ("config.yaml", config.as_str()),
         ("policies.yaml", POLICIES),

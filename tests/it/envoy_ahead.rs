@@ -1,7 +1,7 @@
 //! Secrets that are not known yet, between a real Envoy and a store in the test's hand:
 //! fetched ahead, fetched late, and fetched again after a destination refused them.
 
-use crate::harness::{Answer, Edge, Service, Store};
+use crate::harness::{Answer, Edge, Service, Store, encrypted};
 
 const REFERENCE: (&str, &str) = ("x-api-key", "{{secret://aws/zq-stripe}}");
 const HOST: &str = "api.stripe.test";
@@ -38,6 +38,7 @@ pub(crate) async fn start(store: &Store, more: &str, edits: &[(&str, &str)]) -> 
          {more}",
         store.backend()
     );
+    let config = encrypted(&config, "payment");
     let files = [("config.yaml", config.as_str()), ("policies/api.yaml", POLICIES)];
     let service = Service::start_with(&files, &Store::KEYS).await;
     let grpc = service.grpc().parse().expect("a port");

@@ -51,5 +51,8 @@ async fn panicking_handler_lets_nothing_pass() {
     // The connection that the panic happened on still serves others.
     assert_eq!(client.get("app.test", "/public/").await.status, 200);
     let text = metrics.encode().expect("text");
-    assert!(text.contains(r#"vaultmux_ext_proc_streams_total{result="error"} 2"#), "{text}");
+    assert!(
+        text.contains(r#"vaultmux_ext_proc_streams_total{result="error",reason="panic"} 2"#),
+        "{text}"
+    );
 }

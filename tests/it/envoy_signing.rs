@@ -105,7 +105,8 @@ async fn bodies_are_signed_in_modes_that_can_be_overridden() {
 async fn trailers_without_a_body_are_not_signed_and_do_not_go_on() {
     let mesh = mesh("NONE", true).start().await;
     let body = framed("trailers", "");
-    let answer = mesh.api().http2().send("POST", HOST, "/v1", &[], body).await;
+    let kind = [("content-type", "application/octet-stream")];
+    let answer = mesh.api().http2().send("POST", HOST, "/v1", &kind, body).await;
     assert_eq!(answer.status, 500, "{}", answer.text());
     assert_eq!(mesh.envoy.access(0).await["details"], "vaultmux_body_held_at_trailers");
     assert!(mesh.payment.received().is_empty());

@@ -21,6 +21,7 @@ backends:
     secrets: {zq-stripe: canary-stripe-9Lm, zq-orders: canary-orders-7Qx, zq-hidden: canary-hidden}
 default_backend: local
 policies: [policy.yaml]
+ext_proc: {tls_clusters: [payment]}
 secret_routes: [{hosts: [vaultmux.test], prefix: /v1/secrets}]
 "#;
 

@@ -36,7 +36,7 @@ pub(crate) use browser::Browser;
 pub(crate) use certificates::{Certificates, Identity};
 pub(crate) use client::{Answer, Body, Client, chunked, sized, with_trailers};
 pub(crate) use envoy::{Edit, Envoy};
-pub(crate) use mesh::{Edge, Mesh, MeshBuilder};
+pub(crate) use mesh::{Edge, Mesh, MeshBuilder, encrypted};
 pub(crate) use openapi::check_events;
 pub(crate) use process::Process;
 pub(crate) use service::Service;

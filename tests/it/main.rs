@@ -26,6 +26,7 @@ mod envoy_identity;
 mod envoy_injection;
 mod envoy_modes;
 mod envoy_panic;
+mod envoy_redaction;
 mod envoy_rotated;
 mod envoy_sds;
 mod envoy_secrets;

@@ -24,6 +24,7 @@ ext_authz:
   destinations:
     - {proxies: ['spiffe://cluster.local/ns/egress/sa/gateway'], hosts: [api.stripe.test], cluster: stripe}
 ext_proc:
+  tls_clusters: [stripe]
   injections:
     - name: ruled
       match: {hosts: [api.stripe.test], clusters: [stripe], paths: [/ruled/]}
@@ -172,9 +173,19 @@ async fn nothing_but_a_bound_destination_gets_a_secret() {
         assert!(!format!("{response:?}").contains(CANARY), "{name}");
     }
     let text = metrics.encode().expect("text");
-    assert!(text.contains(r#"vaultmux_ext_authz_references_total{result="denied"} 17"#), "{text}");
-    assert!(text.contains(r#"vaultmux_ext_authz_references_total{result="failed"} 1"#), "{text}");
-    let unfit = r#"vaultmux_ext_authz_references_total{result="invalid_value"} 1"#;
+    for (reason, count) in
+        [("missing_attribute", 6), ("no_match", 5), ("position", 5), ("foreign", 1)]
+    {
+        let line = format!(
+            r#"vaultmux_ext_authz_references_total{{result="denied",reason="{reason}"}} {count}"#
+        );
+        assert!(text.contains(&line), "{line}: {text}");
+    }
+    assert!(
+        text.contains(r#"vaultmux_ext_authz_references_total{result="failed",reason="store"} 1"#),
+        "{text}"
+    );
+    let unfit = r#"vaultmux_ext_authz_references_total{result="invalid_value",reason="value"} 2"#;
     assert!(text.contains(unfit), "{text}");
     assert!(!text.contains("shared/"), "{text}");
 }
@@ -231,7 +242,10 @@ async fn a_bound_destination_gets_the_values_in_the_clients_place() {
         assert!(!metadata.contains(CANARY), "{name}");
     }
     let text = metrics.encode().expect("text");
-    assert!(text.contains(r#"vaultmux_ext_authz_references_total{result="resolved"} 8"#), "{text}");
+    assert!(
+        text.contains(r#"vaultmux_ext_authz_references_total{result="resolved",reason="none"} 8"#),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -269,10 +283,11 @@ async fn aliases_count_and_what_cannot_be_done_here_is_refused() {
     let response = check(&service, Case::http("GET", HOST, "/bound/x")).await;
     assert_eq!(answer(&response), Answer::Denied(403));
     assert_eq!(reason(&response), "binding_attribute_missing:vaultmux.cluster");
-    let (elsewhere, _) = super::inject::service(&format!("{INJECTING}  tls_clusters: [other]\n"));
+    let elsewhere = INJECTING.replace("tls_clusters: [stripe]", "tls_clusters: [other]");
+    let (elsewhere, _) = super::inject::service(&elsewhere);
     let response = check(&elsewhere, to("/").header("x-key", KEY)).await;
     assert_eq!(answer(&response), Answer::Denied(403));
-    assert_eq!(reason(&response), "vaultmux_clear_text_upstream");
+    assert_eq!(reason(&response), "vaultmux_clear_text_upstream:ext_proc.tls_clusters");
     let unbound = Case::http("GET", HOST, "/").header("x-key", ALIAS);
     let response = check(&service, unbound).await;
     assert_eq!(answer(&response), Answer::Denied(403));
@@ -386,5 +401,48 @@ async fn redirects_that_the_proxy_follows_are_refused_where_secrets_may_be_in_th
     ] {
         let case = Case::http("GET", "other.test", "/").header("x-envoy-original-url", url);
         assert_eq!(reason(&check(&service, case).await), expected, "{url}");
+    }
+}
+
+/// Where a rule opens them, as in `ext_proc`.
+#[tokio::test]
+async fn references_in_cookies_are_replaced_where_a_rule_opens_them() {
+    let rules = |violation: &str| {
+        format!(
+            "{INJECTING}  substitutions:
+    - {{name: c, match: {{hosts: [api.stripe.test], paths: [/open/]}}, surfaces: {{cookie: {violation}}}}}
+"
+        )
+    };
+    let (strict, _) = super::inject::service(&rules("deny"));
+    let (inert, metrics) = super::inject::service(&rules("inert"));
+    let to = |path: &str| Case::http("GET", HOST, path).extension("vaultmux.cluster", "stripe");
+    let good = format!("lang=en; session={KEY}; a={KEY}");
+    for service in [&strict, &inert] {
+        let response = check(service, to("/open/x").header("cookie", &good)).await;
+        assert_eq!(answer(&response), Answer::Ok, "{}", reason(&response));
+        let expected = format!("lang=en; session={CANARY}; a={CANARY}");
+        assert_eq!(set_headers(&response)["cookie"], expected);
+        let response = check(service, to("/closed/x").header("cookie", &good)).await;
+        assert_eq!(reason(&response), "vaultmux_reference_refused:position");
+        let unfit = "a={{secret://local/shared/inner}}";
+        let response = check(service, to("/open/x").header("cookie", unfit)).await;
+        assert_eq!(reason(&response), "vaultmux_value_unfit:character:secret://local/shared/inner");
+    }
+    for (cookie, expected) in [
+        ("a={{secret://local/readable}}", "vaultmux_denied_no_match"),
+        ("a={{secret://none/k}}", "vaultmux_reference_refused:invalid"),
+        ("a=%7B%7Bsecret://local/shared/stripe}}", "vaultmux_reference_refused:encoded"),
+    ] {
+        let response = check(&strict, to("/open/x").header("cookie", cookie)).await;
+        assert_eq!(reason(&response), expected, "{cookie}");
+        let response = check(&inert, to("/open/x").header("cookie", cookie)).await;
+        assert_eq!(answer(&response), Answer::Ok, "{cookie}: {}", reason(&response));
+        assert!(!set_headers(&response).contains_key("cookie"), "{cookie}");
+    }
+    let text = metrics.encode().expect("text");
+    for kind in ["no_match", "foreign"] {
+        let line = format!(r#"references_total{{result="inert",reason="{kind}"}} 1"#);
+        assert!(text.contains(&line), "{line}: {text}");
     }
 }

@@ -15,7 +15,7 @@ use crate::{
         mutation::overwrite,
         transform::{Mark, Transform, join},
     },
-    injection::{Progress, Resolution, Scanner},
+    injection::{Progress, Resolution, Scanner, Skipped},
 };
 
 /// One direction of a stream.
@@ -100,6 +100,19 @@ impl Direction {
             signs: false,
             trailers_hidden: false,
             unsigned: None,
+        }
+    }
+
+    /// Whether anything of its body was seen, or there is none.
+    pub(super) fn has_begun(&self) -> bool {
+        self.seen > 0 || matches!(self.at, Position::Ended | Position::Trailed)
+    }
+
+    /// References that were left as they are, since the last call.
+    pub(super) fn skipped(&mut self) -> Skipped {
+        match &mut self.work {
+            Work::Scan(scan) => scan.scanner.skipped(),
+            Work::Pass | Work::Transform(_) => Skipped::default(),
         }
     }
 
@@ -279,6 +292,7 @@ impl Direction {
         match progress {
             Progress::Needs(needs) => return Step::Resolve(needs),
             Progress::TooMany => return Step::Refuse(BodyRefusal::TooMany),
+            Progress::Misplaced => return Step::Refuse(BodyRefusal::Position),
             Progress::Idle => {}
         }
         if self.pending.as_ref().is_some_and(|pending| pending.last)
@@ -307,6 +321,7 @@ impl Direction {
             Progress::Idle => {}
             Progress::Needs(needs) => return Some(Step::Resolve(needs)),
             Progress::TooMany => return Some(Step::Refuse(BodyRefusal::TooMany)),
+            Progress::Misplaced => return Some(Step::Refuse(BodyRefusal::Position)),
         }
         self.is_required().then_some(Step::Refuse(BodyRefusal::NoReference))
     }

@@ -10,7 +10,10 @@ use std::ops::Range;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use super::forms::{Form, forms};
+use super::{
+    body::Mask,
+    forms::{Form, forms},
+};
 use crate::secret::{SecretRef, SecretValue};
 
 /// The shortest value that is looked for.
@@ -59,8 +62,8 @@ pub struct NeedlesBuilder {
 pub(super) enum Piece<'n> {
     /// Stands as it did.
     Kept(Range<usize>),
-    /// Takes a needle's place.
-    Replaced(&'n Bytes),
+    /// Takes the place of a needle of this length.
+    Replaced(&'n Bytes, usize),
 }
 
 // === impl NeedlesBuilder ===
@@ -126,6 +129,14 @@ impl NeedlesBuilder {
     }
 }
 
+/// What takes the place of a needle.
+pub(super) fn in_place(with: &Bytes, length: usize, mask: Option<Mask>) -> Bytes {
+    match mask {
+        None => with.clone(),
+        Some(Mask(byte)) => vec![byte; length].into(),
+    }
+}
+
 /// The first bytes as a number that sorts as they do.
 fn head(text: &[u8]) -> u64 {
     let bytes = text[..HEAD].try_into();
@@ -157,6 +168,12 @@ impl Needles {
     /// A header's value, or another short text, without the values; none if it holds none.
     #[must_use]
     pub fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
+        self.redact_by(text, None)
+    }
+
+    /// The same, with as many of these bytes in place of a value as it had, if one is given.
+    #[must_use]
+    pub fn redact_by(&self, text: &[u8], mask: Option<Mask>) -> Option<Vec<u8>> {
         let mut redacted: Option<Vec<u8>> = None;
         let mut kept = 0;
         self.scan(text, 0, true, |piece| match piece {
@@ -166,9 +183,9 @@ impl Needles {
                     redacted.extend_from_slice(&text[range]);
                 }
             }
-            Piece::Replaced(with) => {
+            Piece::Replaced(with, length) => {
                 let redacted = redacted.get_or_insert_with(|| text[..kept].to_vec());
-                redacted.extend_from_slice(with);
+                redacted.extend_from_slice(&in_place(with, length, mask));
             }
         });
         redacted
@@ -200,7 +217,7 @@ impl Needles {
             if at < start {
                 emit(Piece::Kept(at..start));
             }
-            emit(Piece::Replaced(&self.replacements[needle.replacement]));
+            emit(Piece::Replaced(&self.replacements[needle.replacement], needle.length));
             at = start + needle.length;
             if at > hold {
                 hold = hold_from(at);
@@ -221,7 +238,7 @@ impl Needles {
             if at < start {
                 emit(Piece::Kept(at..start));
             }
-            emit(Piece::Replaced(&self.replacements[needle.replacement]));
+            emit(Piece::Replaced(&self.replacements[needle.replacement], needle.length));
             at = start + needle.length;
         }
         if at < seam {

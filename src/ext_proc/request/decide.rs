@@ -83,7 +83,7 @@ impl Exchange<'_> {
         };
         let target =
             self.snapshot.substitutions.target(text, &self.snapshot.catalog).map_err(|error| {
-                violated("invalid", None, Refusal::from(Refused::Reference(error)))
+                violated(error.as_str(), None, Refusal::from(Refused::Reference(error)))
             })?;
         let on_violation = target.on_violation;
         let Some(principal) = principal else {

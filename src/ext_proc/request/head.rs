@@ -49,7 +49,7 @@ impl Exchange<'_> {
             ),
         };
         if let Some(reason) = matched.refused() {
-            self.metrics.ext_proc_reference("denied");
+            self.metrics.ext_proc_reference("denied", reason.as_str());
             let refusal = self.deny(Denial::new(reason), None);
             return Verdict::Answer(self.refuse(None, refusal));
         }
@@ -87,7 +87,7 @@ impl Exchange<'_> {
             Ok(principal) => Some(principal),
             Err(_) if !in_head => None,
             Err(error) => {
-                self.metrics.ext_proc_reference("denied");
+                self.metrics.ext_proc_reference("denied", error.reason().as_str());
                 let refusal = self.deny(Denial::new(error.reason()), None);
                 return Verdict::Answer(self.refuse(None, refusal));
             }
@@ -99,7 +99,7 @@ impl Exchange<'_> {
                 self.plan(principal.as_ref(), &injected, pieces, body, matched, request).await
             }
             Err(refused) => {
-                self.metrics.ext_proc_reference("denied");
+                self.metrics.ext_proc_reference("denied", refused.reason());
                 Err(Refusal::from(refused))
             }
         };
@@ -145,6 +145,9 @@ impl Exchange<'_> {
             if progress == Progress::TooMany {
                 return Err(Refused::TooMany.into());
             }
+            for _ in 0..piece.too_many() {
+                self.metrics.ext_proc_surface(piece.place.surface.as_str(), "too_many");
+            }
             carries |= piece.replaced();
             done.push(piece);
         }
@@ -179,6 +182,11 @@ impl Exchange<'_> {
             let (name, value) = redact::ACCEPT_ENCODING;
             mutation.set_headers.push(mutation::overwrite(name, value.into()));
             mutation.remove_headers.extend(["range".to_owned(), "if-range".to_owned()]);
+            // gRPC's own, which has no other word for it.
+            let accepts = "grpc-accept-encoding";
+            if self.head.headers().any(|(name, _)| name == accepts) {
+                mutation.remove_headers.push(accepts.to_owned());
+            }
         }
         let mut signs = false;
         if let Some(principal) = principal.filter(|_| !injected.signers.is_empty()) {

@@ -62,7 +62,7 @@ impl Exchange<'_> {
         let allowed = |secret: &&SecretRef| {
             snapshot.policies.authorize_use(&principal, secret, &destination).is_ok()
         };
-        match snapshot.may_be_encrypted(destination.cluster) && references.iter().all(allowed) {
+        match snapshot.upstreams.admit(destination.cluster) && references.iter().all(allowed) {
             true => Outcome::Inject,
             false => Outcome::Refuse,
         }
@@ -91,7 +91,7 @@ impl Exchange<'_> {
         for mut piece in surface::pieces(substitutions, &matched.surfaces, self.head)? {
             match piece.start() {
                 Progress::Idle => {}
-                Progress::TooMany => return Err(Refused::TooMany),
+                Progress::TooMany | Progress::Misplaced => return Err(Refused::TooMany),
                 Progress::Needs(texts) => {
                     for text in texts {
                         match substitutions.target(&text, catalog) {

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     ext_proc::BodyMode,
     fixture::reference,
-    injection::{Alias, Substitution, Substitutions, Surface, Surfaces, Violation},
+    injection::{Alias, Substitution, Substitutions, Surface, Surfaces, Upstreams, Violation},
 };
 
 const BUFFERED: i32 = 2;
@@ -17,6 +17,8 @@ const STREAMED: i32 = 1;
 const DUPLEX: i32 = 4;
 
 const REFERENCE: &str = "{{secret://local/use/key}}";
+/// A body in which nothing is looked for.
+const PICTURE: [(&str, &str); 1] = [("content-type", "image/png")];
 const REDACTED: &str = "/redact/";
 const REQUIRED: &str = "/require/";
 
@@ -107,7 +109,7 @@ async fn violations_in_bodies_are_text_or_the_end() {
     let foreign = "[\"{{secret://local/other}}\"]";
     let good = format!("[\"{REFERENCE}\"]");
     let many: String =
-        (0..12).map(|at| format!("{{{{secret://local/use/json?version={at}}}}}")).collect();
+        (0..12).map(|at| format!("\"{{{{secret://local/use/json?version={at}}}}}\"")).collect();
     let anonymous = |target| {
         let mut head = anonymous("POST", "api.stripe.com", target, &[("content-type", JSON)]);
         head.attributes = request("/", &[]).attributes;
@@ -129,11 +131,11 @@ async fn violations_in_bodies_are_text_or_the_end() {
         (posted("/", JSON, &[]), foreign, 403, "vaultmux_denied_no_match"),
         (
             posted("/", JSON, &[]),
-            "{{secret://nowhere/a}}",
+            "[\"{{secret://nowhere/a}}\"]",
             400,
             "vaultmux_reference_refused:invalid",
         ),
-        (posted("/", JSON, &[]), "alias-never-denied", 0, ""),
+        (posted("/", JSON, &[]), "\"alias-never-denied\"", 0, ""),
         (posted("/", JSON, &[]), &many, 400, "vaultmux_reference_refused:too_many"),
         (unbound(), &good, 403, "binding_attribute_missing:xds.cluster_name"),
         (anonymous("/"), &good, 401, "vaultmux_denied_no_identity"),
@@ -168,7 +170,7 @@ async fn violations_in_bodies_are_text_or_the_end() {
     let count = |result| {
         format!(r#"vaultmux_ext_proc_surfaces_total{{surface="json",result="{result}"}} 1"#)
     };
-    for result in ["invalid", "no_identity", "digest"] {
+    for result in ["foreign", "no_identity", "digest"] {
         assert!(inert.counts(&count(result)), "{result}");
     }
 }
@@ -313,8 +315,11 @@ async fn values_are_taken_out_of_headers_body_and_trailers() {
 #[tokio::test]
 async fn responses_that_cannot_be_read_are_refused() {
     let service = service(Violation::Inert).await;
-    let rows: [&[(&str, &str)]; 3] = [
+    let rows: [&[(&str, &str)]; 6] = [
         &[(":status", "200"), ("content-encoding", "gzip")],
+        &[(":status", "200"), ("transfer-encoding", "gzip, chunked")],
+        &[(":status", "200"), ("transfer-encoding", "chunked"), ("transfer-encoding", "br")],
+        &[(":status", "200"), ("grpc-encoding", "gzip"), ("content-type", "application/grpc")],
         &[(":status", "200"), ("content-encoding", "identity, br")],
         &[(":status", "101"), ("upgrade", "websocket")],
     ];
@@ -365,7 +370,8 @@ async fn modes_that_cannot_do_it_are_named() {
         (status(&answer).0, status(&answer).1),
         (500, "vaultmux_mode_unable:request_body_mode")
     );
-    let answer = strict.ask(request(REDACTED, &[("x-key", REFERENCE)])).await.expect("an answer");
+    let redacted = request(REDACTED, &[("x-key", REFERENCE), PICTURE[0]]);
+    let answer = strict.ask(redacted).await.expect("an answer");
     assert_eq!(
         (status(&answer).0, status(&answer).1),
         (500, "vaultmux_mode_unable:response_body_mode")
@@ -385,25 +391,34 @@ async fn modes_that_cannot_do_it_are_named() {
     assert_eq!(status(&answer).0, 0);
 }
 
-/// Whatever policies say, where the operator says which clusters are reached through TLS.
+/// Whatever policies say: where the operator does not say that a cluster is reached through
+/// TLS, it may be reached in clear text.
 #[tokio::test]
 async fn clear_text_destinations_are_refused() {
-    let start = |clusters: &[&str]| {
-        let clusters: Vec<String> = clusters.iter().map(|name| (*name).to_owned()).collect();
+    let start = |encrypted: &[&str], cleartext: &[&str]| {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let upstreams = Upstreams::new(owned(encrypted), owned(cleartext)).expect("valid");
         Service::start_with(move |snapshot| {
             snapshot.substitutions = substitutions(Violation::Deny);
-            snapshot.tls_clusters = Some(clusters.into());
+            snapshot.upstreams = upstreams;
         })
     };
-    let head = || request("/", &[("x-key", REFERENCE)]);
+    let head = || request("/", &[("x-key", REFERENCE), PICTURE[0]]);
     let target = format!("/?key={REFERENCE}");
-    let refused = start(&["elsewhere"]).await;
-    for head in [head(), request(&target, &[]), request("/inject", &[])] {
-        let answer = refused.ask(head).await.expect("an answer");
-        assert_eq!((status(&answer).0, status(&answer).1), (403, "vaultmux_clear_text_upstream"));
+    for refused in [start(&[], &[]).await, start(&["elsewhere"], &["other"]).await] {
+        for head in [head(), request(&target, &PICTURE), request("/inject", &PICTURE)] {
+            let answer = refused.ask(head).await.expect("an answer");
+            let details = "vaultmux_clear_text_upstream:ext_proc.tls_clusters";
+            assert_eq!((status(&answer).0, status(&answer).1), (403, details));
+        }
     }
-    let answer = start(&["elsewhere", CLUSTER]).await.ask(head()).await.expect("an answer");
-    assert_eq!(mutated(&answer), [("x-key".to_owned(), CANARY.to_owned())]);
+    for (encrypted, cleartext) in
+        [(&["elsewhere", CLUSTER][..], &[][..]), (&[], &[CLUSTER]), (&[], &["*"])]
+    {
+        let service = start(encrypted, cleartext).await;
+        let answer = service.ask(head()).await.expect("an answer");
+        assert_eq!(mutated(&answer), [("x-key".to_owned(), CANARY.to_owned())]);
+    }
 }
 
 /// A path of more than one reading may be that of a rule, and so may a destination that
@@ -419,7 +434,7 @@ async fn what_is_not_known_switches_no_restriction_off() {
         (request("/a/../require/x", &[]), MALFORMED),
         (request("/./redact/x", &key), MALFORMED),
         (request("/redact;a/x", &key), MALFORMED),
-        (request("/require/x", &[]), (403, "vaultmux_reference_required")),
+        (request("/require/x", &PICTURE), (403, "vaultmux_reference_required")),
         (request("/other/x", &key), (0, "")),
         // These have no path at all.
         (anonymous("OPTIONS", "api.stripe.com", "*", &[]), (0, "")),
@@ -521,9 +536,14 @@ async fn trailers_that_are_not_shown_are_not_let_through() {
 async fn responses_are_shown_by_overrides_only_where_the_operator_says_so() {
     let unable = (500, "vaultmux_mode_unable:response_body_mode");
     let key = [("x-key", REFERENCE)];
-    for (override_heeded, mode, expected) in
-        [(false, 0, unable), (false, STREAMED, (0, "")), (true, 0, (0, ""))]
-    {
+    for (override_heeded, mode, expected) in [
+        (false, 0, unable),
+        // Its trailers would pass unseen.
+        (false, STREAMED, unable),
+        (false, BUFFERED, (0, "")),
+        (true, 0, (0, "")),
+        (true, STREAMED, (0, "")),
+    ] {
         let phases =
             PhaseSettings { mode_override: true, override_heeded, ..PhaseSettings::default() };
         let service = with_phases(phases).await;
@@ -552,4 +572,161 @@ async fn references_after_the_response_has_begun_are_refused_where_it_is_redacte
         let answer = exchange.answer().await.expect("an answer").expect("open");
         assert_eq!((status(&answer).0, status(&answer).1), expected, "{target}");
     }
+}
+
+/// Messages of gRPC tell their lengths, and so do the fields in them: nothing moves.
+#[tokio::test]
+async fn frames_of_grpc_stay_what_they_are() {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let service = service(Violation::Inert).await;
+    let frame = |text: &str| {
+        let mut frame = vec![0];
+        frame.extend_from_slice(&(text.len() as u32).to_be_bytes());
+        frame.extend_from_slice(text.as_bytes());
+        frame
+    };
+    let (sent, masked) = (format!("key {CANARY}!"), format!("key {}!", "*".repeat(CANARY.len())));
+    for kind in ["application/grpc", "Application/GRPC+proto", "application/grpc-web+proto"] {
+        let head = [(":status", "200"), ("content-type", kind)];
+        let body = [frame(&sent), frame("other"), frame(&sent)].concat();
+        for cut in [1, 5, 11, body.len()] {
+            let got = redacted_body(&service, &head, body.chunks(cut)).await;
+            assert_eq!(got, [frame(&masked), frame("other"), frame(&masked)].concat(), "{kind}");
+        }
+    }
+    // As text it is still base64, of as many bytes.
+    let head = [(":status", "200"), ("content-type", "application/grpc-web-text")];
+    let text = STANDARD.encode(frame(&sent));
+    let got = redacted_body(&service, &head, text.as_bytes().chunks(7)).await;
+    assert_eq!(got.len(), text.len());
+    let decoded = STANDARD.decode(&got).expect("base64");
+    assert_eq!(decoded[..5], frame(&sent)[..5], "the length is the one it was");
+    assert!(!decoded.windows(4).any(|part| CANARY.as_bytes().starts_with(part)), "{decoded:?}");
+    assert_eq!(decoded[decoded.len() - 1], b'!');
+}
+
+/// What the client gets of a response's body that comes in these chunks.
+async fn redacted_body<'c>(
+    service: &Service,
+    head: &[(&str, &str)],
+    chunks: impl ExactSizeIterator<Item = &'c [u8]>,
+) -> Vec<u8> {
+    let mut exchange = redacting(service, STREAMED).await;
+    exchange.send(message(Request::ResponseHeaders(response(head)))).await;
+    exchange.answer().await.expect("an answer").expect("open");
+    let (mut got, last) = (Vec::new(), chunks.len() - 1);
+    for (at, bytes) in chunks.enumerate() {
+        exchange.send(message(Request::ResponseBody(chunk(bytes, at == last)))).await;
+        let answer = exchange.answer().await.expect("an answer").expect("open");
+        got.extend(body_of(&answer).unwrap_or(bytes.to_vec()));
+    }
+    got
+}
+
+/// A body of which nobody can say what the upstream takes it for.
+#[tokio::test]
+async fn bodies_of_no_type_or_of_two_are_judged() {
+    let untyped = (400, "vaultmux_body_untyped");
+    let strict = service(Violation::Deny).await;
+    let inert = service(Violation::Inert).await;
+    let json = ("content-type", "application/json");
+    let rows = [
+        (&[][..], untyped),
+        (&[("content-type", "")], untyped),
+        (&[json, json], untyped),
+        (&[json, ("content-type", "text/plain")], untyped),
+        (&[("content-type", "image/png, application/json")], untyped),
+        (&[("content-type", "application/json; charset=utf-8,image/png")], untyped),
+        (&[("content-type", "multipart/form-data; boundary=\"a,b\"")], (0, "")),
+        (&[("content-length", "0")], (0, "")),
+    ];
+    for (headers, expected) in rows {
+        let head = || {
+            let mut head = request("/", headers);
+            let Some(Request::RequestHeaders(message)) = &mut head.request else { panic!() };
+            message.end_of_stream = false;
+            head
+        };
+        let answer = strict.ask(head()).await.expect("an answer");
+        assert_eq!((status(&answer).0, status(&answer).1), expected, "{headers:?}");
+        let answer = inert.ask(head()).await.expect("an answer");
+        assert_eq!(status(&answer).0, 0, "{headers:?}");
+    }
+    assert!(inert.counts(r#"vaultmux_ext_proc_bodies_total{result="body_untyped"} 6"#));
+}
+
+/// Only strings of JSON can hold a value, and only one reference is replaced where one
+/// stands inside of another.
+#[tokio::test]
+async fn references_in_json_have_a_place() {
+    let strict = service(Violation::Deny).await;
+    let inert = service(Violation::Inert).await;
+    let json = || posted("/", "application/json", &[]);
+    let outside = format!("{{\"a\": {REFERENCE}, \"b\": \"\\\"{REFERENCE}\"}}");
+    let answer = upload(&strict, json(), &outside).await;
+    assert_eq!((status(&answer).0, status(&answer).1), (400, "vaultmux_reference_position"));
+    let answer = upload(&inert, json(), &outside).await;
+    let expected = format!("{{\"a\": {REFERENCE}, \"b\": \"\\\"{CANARY}\"}}");
+    assert_eq!(body_of(&answer), Some(expected.into_bytes()));
+    assert!(inert.counts(r#"vaultmux_ext_proc_bodies_total{result="reference_position"} 1"#));
+    // The inner one alone is a reference, and what comes of it is none.
+    let nested = format!("\"{{{{secret://local/use/{REFERENCE}}}}}\"");
+    let answer = upload(&inert, json(), &nested).await;
+    let expected = format!("\"{{{{secret://local/use/{CANARY}}}}}\"");
+    assert_eq!(body_of(&answer), Some(expected.into_bytes()));
+    // More than a body may hold, and it passes.
+    let many = format!("\"{}\"", REFERENCE.repeat(34));
+    upload(&inert, json(), &many).await;
+    assert!(inert.counts(r#"vaultmux_ext_proc_bodies_total{result="too_many_references"} 2"#));
+}
+
+/// What comes although Envoy was asked to keep it shows that it does not do as it is asked.
+#[tokio::test]
+async fn overrides_that_are_seen_to_be_ignored_let_no_response_through() {
+    let service = service(Violation::Inert).await;
+    for (mode, refused) in [(0, true), (STREAMED, true), (BUFFERED, false)] {
+        let mut exchange = service.open().await;
+        let mut head = request(REDACTED, &[("x-key", REFERENCE), ("content-type", "image/png")]);
+        let Some(Request::RequestHeaders(headers)) = &mut head.request else { panic!() };
+        headers.end_of_stream = false;
+        exchange.send(first(head, BUFFERED, mode)).await;
+        exchange.answer().await.expect("an answer").expect("open");
+        exchange.send(message(Request::RequestBody(chunk(b"x", true)))).await;
+        exchange.answer().await.expect("an answer").expect("open");
+        exchange.send(message(Request::ResponseHeaders(response(&[(":status", "200")])))).await;
+        assert_eq!(exchange.answer().await.is_err(), refused, "{mode}");
+    }
+    assert!(service.counts(r#"vaultmux_ext_proc_bodies_total{result="mode_override_ignored"} 3"#));
+}
+
+/// Percent-encoded, a reference is still one.
+#[tokio::test]
+async fn encoded_references_in_the_head_are_judged() {
+    const ENCODED: &str = "%7B%7Bsecret%3A%2F%2Flocal%2Fuse%2Fkey%7D%7D";
+    let encoded = (400, "vaultmux_reference_refused:encoded");
+    let plain = Service::start().await;
+    let target = format!("/a?key={ENCODED}");
+    let cookie = format!("a={ENCODED}");
+    for head in [
+        request("/", &[("x-key", ENCODED)]),
+        request("/", &[("cookie", &cookie)]),
+        request(&target, &[]),
+        request(&format!("/{ENCODED}"), &[]),
+    ] {
+        let answer = plain.ask(head).await.expect("an answer");
+        assert_eq!((status(&answer).0, status(&answer).1), encoded);
+    }
+    let line = r#"vaultmux_ext_proc_references_total{result="denied",reason="encoded"} 4"#;
+    assert!(plain.counts(line));
+    // Other things that are encoded are nobody's business.
+    let answer = plain.ask(request("/a?b=%7B%7B&c=%2F", &[("x-key", "%7B%7Bx")])).await;
+    assert_eq!(status(&answer.expect("an answer")).0, 0);
+    let strict = service(Violation::Deny).await;
+    let answer = strict.ask(request("/", &[("cookie", &cookie)])).await.expect("an answer");
+    assert_eq!((status(&answer).0, status(&answer).1), (400, "vaultmux_not_rewritable:encoded"));
+    let inert = service(Violation::Inert).await;
+    let answer = inert.ask(request("/", &[("cookie", &cookie)])).await.expect("an answer");
+    assert_eq!(status(&answer).0, 0);
+    let line = r#"vaultmux_ext_proc_surfaces_total{surface="cookie",result="encoded"} 1"#;
+    assert!(inert.counts(line));
 }

@@ -88,7 +88,11 @@ async fn references_that_may_not_be_used_are_refused() {
         assert!(!body.contains("use/") && !body.contains(CANARY), "{body}");
     }
     // A value that is not put in is none that was.
-    assert!(service.counts(r#"vaultmux_ext_proc_references_total{result="invalid_value"} 1"#));
+    assert!(
+        service.counts(
+            r#"vaultmux_ext_proc_references_total{result="invalid_value",reason="value"} 1"#
+        )
+    );
     let metrics = service.metrics.encode().expect("text");
     assert!(!metrics.contains(r#"references_total{result="resolved"}"#), "{metrics}");
     // One bad reference spoils the request, and nothing is put in.
@@ -117,7 +121,9 @@ async fn references_become_values_toward_the_bound_destination() {
         assert_eq!(mutated(&answer), [("x-key".to_owned(), expected)], "{sent}");
         assert!(answer.mode_override.is_some());
     }
-    assert!(service.counts(r#"vaultmux_ext_proc_references_total{result="resolved"} 7"#));
+    assert!(
+        service.counts(r#"vaultmux_ext_proc_references_total{result="resolved",reason="none"} 7"#)
+    );
 }
 
 #[tokio::test]
@@ -409,7 +415,7 @@ async fn what_is_only_observed_is_counted() {
             assert!(count == 0 || service.counts(&line), "{line}");
         }
     }
-    let fetched = r#"vaultmux_ext_proc_references_total{result="resolved"} "#;
+    let fetched = r#"vaultmux_ext_proc_references_total{result="resolved",reason="none"} "#;
     let metrics = service.metrics.encode().expect("text");
     assert!(!metrics.contains(fetched), "{metrics}");
 }

@@ -31,7 +31,7 @@ async fn a_panic_is_an_error_and_not_a_clean_end() {
     let service = Service::serve(service, metrics).await;
     let answer = service.ask(request("/", &[])).await;
     assert_eq!(answer.map_err(|status| status.code()).err(), Some(Code::Internal));
-    assert!(service.counts(r#"vaultmux_ext_proc_streams_total{result="error"} 1"#));
+    assert!(service.counts(r#"vaultmux_ext_proc_streams_total{result="error",reason="panic"} 1"#));
     // Other streams are none the worse.
     let answer = service.ask(body(vec![], true)).await.expect("an answer");
     assert!(matches!(answer.response, Some(Response::RequestBody(_))));
@@ -46,7 +46,7 @@ async fn half_close_ends_a_stream_well_once_all_is_answered() {
     let answer = exchange.answer().await.expect("an answer").expect("before the end");
     assert_ne!(status(&answer).0, 0);
     assert!(exchange.answer().await.expect("status OK").is_none());
-    assert!(service.counts(r#"vaultmux_ext_proc_streams_total{result="ok"} 1"#));
+    assert!(service.counts(r#"vaultmux_ext_proc_streams_total{result="ok",reason="none"} 1"#));
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn a_reset_by_the_client_is_no_failure() {
     exchange.answer().await.expect("an answer");
     drop(exchange);
     for _ in 0..1000 {
-        if service.counts(r#"vaultmux_ext_proc_streams_total{result="ok"} 1"#) {
+        if service.counts(r#"vaultmux_ext_proc_streams_total{result="ok",reason="none"} 1"#) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -158,4 +158,53 @@ async fn refusals_do_not_repeat_what_was_sent() {
     exchange.answer().await.expect("the first is in order");
     let Err(status) = exchange.answer().await else { panic!("the second is not") };
     assert!(!status.message().contains("canary"), "{}", status.message());
+}
+
+/// Each kind of message that cannot come has a word of its own.
+#[tokio::test]
+async fn streams_that_fail_say_why() {
+    let end = || body(vec![], true);
+    for (messages, reason) in [
+        (vec![ProcessingRequest::default()], "no_phase"),
+        (vec![request("/", &[]), request("/", &[])], "out_of_order"),
+        (vec![request("/", &[]), end(), body(vec![1], true)], "after_end"),
+    ] {
+        let service = Service::start().await;
+        let mut exchange = service.open().await;
+        for message in messages {
+            exchange.send(message).await;
+        }
+        let code = loop {
+            match exchange.answer().await {
+                Ok(answer) => assert!(answer.is_some(), "{reason}: a good end"),
+                Err(status) => break status.code(),
+            }
+        };
+        assert_eq!(code, Code::FailedPrecondition, "{reason}");
+        let line =
+            format!(r#"vaultmux_ext_proc_streams_total{{result="error",reason="{reason}"}} 1"#);
+        assert!(service.counts(&line), "{line}");
+    }
+}
+
+/// What does not fit into a message is answered all the same, and never with a good end.
+#[tokio::test]
+async fn bodies_larger_than_a_message_are_too_large() {
+    let service = Service::start().await;
+    for (target, key) in [("/", None), ("/inject", None), ("/", Some("{{secret://local/use/key}}"))]
+    {
+        let mut exchange = service.open().await;
+        let headers: Vec<_> = key.map(|key| ("x-key", key)).into_iter().collect();
+        exchange.send(request(target, &headers)).await;
+        exchange.answer().await.expect("an answer").expect("before the end");
+        exchange.send(body(vec![b'a'; crate::ext_proc::MAX_MESSAGE + 1], true)).await;
+        let answer = exchange.answer().await.expect("an answer").expect("before the end");
+        assert_eq!((status(&answer).0, status(&answer).1), (413, "vaultmux_body_too_large"));
+        let end = exchange.answer().await.map_err(|status| status.code());
+        assert_eq!(end.err(), Some(Code::OutOfRange), "whoever reads on is told");
+    }
+    assert!(service.counts(r#"vaultmux_ext_proc_bodies_total{result="body_too_large"} 3"#));
+    // Nobody waits for an answer about it.
+    let first = service.ask(body(vec![b'a'; crate::ext_proc::MAX_MESSAGE + 1], true)).await;
+    assert_eq!(first.map_err(|status| status.code()).err(), Some(Code::OutOfRange));
 }

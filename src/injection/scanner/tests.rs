@@ -158,6 +158,12 @@ fn references_are_found_however_they_are_written() {
         (Json, r#"{"k":"{\u007bsecret://local/a}\u007d"}"#, r#"{"k":"<20>"}"#),
         (Json, r#"{"k":"{{secret://local/a#\u00e9\"}}"}"#, r#"{"k":"<24>"}"#),
         (Json, r#"{"k":"sk_live_4eC39HqLyjWDarjtT1"}"#, r#"{"k":"<alias>"}"#),
+        // In no string, whatever stands before it.
+        (Json, r#"{"k":{{secret://local/a}}}"#, r#"{"k":{{secret://local/a}}}"#),
+        (Json, r#"["\"",{{secret://local/a}}]"#, r#"["\"",{{secret://local/a}}]"#),
+        (Json, r#"["\\",{{secret://local/a}}]"#, r#"["\\",{{secret://local/a}}]"#),
+        (Json, r#"["\"{{secret://local/a}}"]"#, r#"["\"<20>"]"#),
+        (Json, r#"["{{secret://local/a}}","{{secret://local/a}}"]"#, r#"["<20>","<20>"]"#),
     ] {
         assert_eq!(whole(encoding, text), expected, "{encoding:?} {text}");
         for at in 0..=text.len() {
@@ -294,10 +300,10 @@ proptest! {
         let reference = format!("{{{{secret://local/{name}}}}}");
         let value = format!("<{}>", reference.len());
         for encoding in [Encoding::Percent, Encoding::Json] {
-            let text = format!("x={}&y", written(&reference, encoding, how));
+            let text = format!("\"x={}&y\"", written(&reference, encoding, how));
             let (one, other) = text.as_bytes().split_at(at.min(text.len()));
             let found = scan(encoding, [one, other]).text;
-            prop_assert_eq!(String::from_utf8_lossy(&found), format!("x={value}&y"));
+            prop_assert_eq!(String::from_utf8_lossy(&found), format!("\"x={value}&y\""));
         }
     }
 

@@ -251,10 +251,10 @@ pub(crate) fn with_trailers(
     bytes: impl Into<Bytes>,
     size: usize,
     name: &'static str,
-    value: &'static str,
+    value: &str,
 ) -> Body {
     let mut trailers = HeaderMap::new();
-    trailers.insert(name, http::HeaderValue::from_static(value));
+    trailers.insert(name, http::HeaderValue::from_str(value).expect("a header's value"));
     let frames = frames(&bytes.into(), size).chain([Frame::trailers(trailers)]);
     StreamBody::new(stream::iter(frames.map(Ok))).boxed()
 }

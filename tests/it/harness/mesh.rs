@@ -218,13 +218,32 @@ impl MeshBuilder {
     /// Starts everything.
     pub(crate) async fn start(self) -> Mesh {
         let policies = ("policies/test.yaml", self.policies.as_str());
-        let mut files = vec![("config.yaml", self.config.as_str()), policies];
+        let config = encrypted(&self.config, "payment");
+        let mut files = vec![("config.yaml", config.as_str()), policies];
         files.extend(self.files.iter().map(|(name, text)| (name.as_str(), text.as_str())));
         let service = Service::start(&files).await;
         let grpc = service.grpc().parse().expect("gRPC listens on a port");
         let edge = Edge::start(grpc, service.rest(), &self.edits).await;
         Mesh { service, edge }
     }
+}
+
+/// A configuration that says of these clusters that they are reached through TLS, as those of
+/// the bootstraps are, unless it says what is.
+pub(crate) fn encrypted(config: &str, clusters: &str) -> String {
+    if config.contains("tls_clusters:") || config.contains("cleartext_clusters:") {
+        return config.to_owned();
+    }
+    let line = format!("tls_clusters: [{clusters}]");
+    for (section, with) in [
+        ("\next_proc:\n", format!("\next_proc:\n  {line}\n")),
+        ("\next_proc: {", format!("\next_proc: {{{line}, ")),
+    ] {
+        if config.contains(section) {
+            return config.replace(section, &with);
+        }
+    }
+    format!("{config}\next_proc: {{{line}}}\n")
 }
 
 fn port(from: u16, to: u16) -> Edit {

@@ -32,6 +32,8 @@ use super::client::{Body, chunked, sized, with_trailers};
 /// Answers every request with JSON of [`Received`], over HTTP/1.1 and HTTP/2. `/public/bytes`
 /// answers with [`Upstream::BYTES`] instead, framed as its query says: `length`,
 /// `chunked` or `trailers`; `/public/redirect` with a redirect to what its query says, and
+/// `/public/echo` with the `x-api-key` in what [`Upstream::echo`] says, `/public/early` without
+/// having read the request's body, and
 /// `/public/slow` with [`Upstream::SLOW`] chunks that hold the `x-api-key`. The status is 401 where `x-wants` names another `x-api-key` than
 /// was sent.
 pub(crate) struct Upstream {
@@ -102,6 +104,25 @@ impl Upstream {
         self.received.lock().expect("no panic while held").clone()
     }
 
+    /// What `/public/echo` answers to a request with this key: a stream of events, a body of
+    /// more than a mebibyte, messages of gRPC.
+    pub(crate) fn echo(how: &str, key: &str) -> Vec<u8> {
+        match how {
+            "events" => format!("data: {key}\n\n").repeat(20).into_bytes(),
+            "large" => {
+                let filler = "no value ".repeat(9_000);
+                format!("{filler}{key}{filler}{key}").repeat(8).into_bytes()
+            }
+            "grpc" => {
+                let mut frame = vec![0];
+                frame.extend_from_slice(&(key.len() as u32 + 4).to_be_bytes());
+                frame.extend_from_slice(format!("is {key}.").as_bytes());
+                frame.repeat(5)
+            }
+            _ => format!("is {key}.").into_bytes(),
+        }
+    }
+
     /// What `/public/bytes` answers: no two chunks of it are alike.
     pub(crate) fn bytes() -> Vec<u8> {
         (0..Self::BYTES as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
@@ -143,6 +164,13 @@ async fn answer(
     record: Arc<Mutex<Vec<Received>>>,
 ) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
+    let key = head.headers.get("x-api-key").and_then(|key| key.to_str().ok()).unwrap_or_default();
+    if head.uri.path() == "/public/early" {
+        let early = sized(Upstream::echo("", key));
+        // It goes on to read, so that nobody takes it for gone.
+        tokio::spawn(body.collect());
+        return Ok(Response::new(early));
+    }
     // A request that the proxy cut off is not one that arrived.
     let Ok(body) = body.collect().await else {
         return Ok(Response::builder().status(400).body(sized("cut off")).expect("valid"));
@@ -172,6 +200,20 @@ async fn answer(
         ("/public/bytes", Some("chunked")) => response.body(chunked(Upstream::bytes(), 8_000)),
         ("/public/bytes", Some("trailers")) => {
             response.body(with_trailers(Upstream::bytes(), 8_000, "x-end", "of the answer"))
+        }
+        ("/public/echo", Some(how)) => {
+            let kind = match how {
+                "events" => "text/event-stream",
+                "grpc" => "application/grpc",
+                _ => "text/plain",
+            };
+            let body = Upstream::echo(how, key);
+            let response = response.header("content-type", kind).header("x-echo", key);
+            match how {
+                "large" | "grpc" => response.body(with_trailers(body, 8_000, "x-end", key)),
+                "events" => response.body(chunked(body, 5)),
+                _ => response.body(sized(body)),
+            }
         }
         ("/public/redirect", Some(location)) => {
             Response::builder().status(302).header("location", location).body(sized("elsewhere"))

@@ -172,6 +172,12 @@ impl World {
         for (from, to) in fixed {
             config = config.replace(from, to);
         }
+        // What the page's policies are not about, the tests' are.
+        let also = format!(
+            "ext_proc:\n  cleartext_clusters: ['inbound|{inbound}||', \
+             'outbound|80||orders.shop.svc.cluster.local']"
+        );
+        config = config.replace("ext_proc:", &also);
         for (from, to) in changes {
             assert!(config.contains(from), "istio/README.md has no {from}");
             config = config.replace(from, to);

@@ -472,8 +472,10 @@ fn overrides_that_are_not_heeded_for_the_request_are_not_trusted_for_the_respons
         (true, NONE, true, Some(OutOfOrder::Unseen)),
         // Such a body may still come.
         (false, NONE, true, None),
-        // It is shown whatever is asked for.
-        (true, STREAMED, true, None),
+        // Its trailers are not shown.
+        (true, STREAMED, true, Some(OutOfOrder::Unseen)),
+        // It is shown whatever is asked for, and waits for what it ends with.
+        (true, BUFFERED, true, None),
         (true, NONE, false, None),
     ] {
         let mut phases = phases(true);
