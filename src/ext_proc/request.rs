@@ -28,7 +28,7 @@ use crate::{
     metrics::{Edge, Metrics},
     policy::{DecisionId, Denial, Permit},
     secret::{SecretRecord, SecretRef, SecretValue},
-    signing::AccessTokens,
+    signing::{AccessToken, AccessTokens},
     snapshot::{Current, Snapshot},
 };
 
@@ -78,7 +78,7 @@ struct Plan {
 pub(super) struct Used {
     pub(super) secrets: Vec<(Permit, SecretRecord)>,
     /// Tokens that issuers gave for some of them.
-    pub(super) issued: Vec<SecretValue>,
+    pub(super) issued: Vec<AccessToken>,
 }
 
 // === impl SecretProcessor ===
