@@ -237,6 +237,14 @@ impl Piece<'_> {
         }
     }
 
+    /// The header that it is a part of.
+    pub(super) fn header(&self) -> &'static str {
+        match self.place.surface {
+            Surface::Cookie => COOKIE,
+            _ => PATH,
+        }
+    }
+
     pub(super) fn replaced(&self) -> bool {
         self.scanner.replaced() > 0
     }
