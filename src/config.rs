@@ -11,6 +11,9 @@ mod error;
 mod ext_authz;
 mod ext_proc;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod listener;
 mod resolver;

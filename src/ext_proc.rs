@@ -18,6 +18,7 @@ mod patience;
 mod phase;
 pub mod redact;
 mod request;
+mod retry;
 mod session;
 mod stream;
 mod surface;
@@ -147,6 +148,8 @@ pub struct Proceed {
 pub struct Rest {
     /// Of its headers.
     pub mutation: HeaderMutation,
+    /// What Envoy is to keep about it, by namespace.
+    pub metadata: Option<Struct>,
     /// What to look for in its body, if anything.
     pub scan: Option<Scan>,
     /// Whether its headers wait for credentials that are made of the whole body.

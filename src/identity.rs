@@ -19,7 +19,7 @@ pub use evidence::{Evidence, IdentityError, Principal, ProofKind, ProofSet, cert
 pub use forwarded::{
     ForwardedClientCert, ForwardedPosition, InvalidForwarded, Messenger, forwarded_client,
 };
-pub use grant::{GrantError, GrantKeys, GrantScope, Tag, TagPurpose, Tags};
+pub use grant::{GrantError, GrantKeys, GrantScope, Seals, Tag, TagPurpose, Tags};
 pub use peer::{Peer, PeerAddress, PeerPatterns};
 pub use spiffe::{InvalidSpiffeId, ServiceAccount, SpiffeId, TrustDomain, is_namespace};
 pub use supposed::Supposed;

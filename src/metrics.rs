@@ -371,7 +371,7 @@ impl Default for Metrics {
         );
         registry.register(
             "vaultmux_suspicions",
-            "Secrets that a destination refused, by what came of it",
+            "Secrets and issued tokens that a destination refused, by what came of it",
             metrics.suspicions.clone(),
         );
         registry.register(
@@ -627,7 +627,7 @@ impl Metrics {
         self.prefetches.get_or_create(&ResultLabels { result }).inc();
     }
 
-    /// A secret that a destination refused.
+    /// A secret, or a token that was issued for one, that a destination refused.
     pub fn suspicion(&self, result: &'static str) {
         self.suspicions.get_or_create(&ResultLabels { result }).inc();
     }

@@ -25,6 +25,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{sync::Semaphore, time::Instant};
 
+pub(crate) use self::suspect::INTERVAL as SUSPICION_INTERVAL;
 pub use self::{
     cache::Freshness,
     changes::{Lagged, Missed, News, Place, Watch},

@@ -29,7 +29,7 @@ pub use self::{
     endpoint::{Endpoint, InvalidEndpoint},
     github::{GitHubApp, TokenScheme},
     hmac::{Digest, Encoding, Hmac, InvalidMessage, KeyEncoding, Message, Timestamp},
-    issued::{AccessTokens, IssueError},
+    issued::{AccessToken, AccessTokens, IssueError},
     oauth2::{ClientAuthentication, OAuth2},
 };
 use crate::secret::{SecretRef, SecretValue};
@@ -83,8 +83,8 @@ pub struct Signed {
     pub removed: Vec<&'static str>,
     /// Another path and query.
     pub target: Option<Zeroizing<String>>,
-    /// The token that an issuer gave, which the upstream must not give back.
-    pub issued: Option<SecretValue>,
+    /// The token that an issuer gave, which the upstream must not give back, and may refuse.
+    pub issued: Option<AccessToken>,
 }
 
 /// Finds the value of a secret that was resolved for this request.

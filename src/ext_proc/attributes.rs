@@ -246,7 +246,7 @@ fn is_grpc(content_type: &[u8]) -> bool {
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
-fn string(value: &Value) -> Option<&str> {
+pub(super) fn string(value: &Value) -> Option<&str> {
     match value.kind.as_ref()? {
         Kind::StringValue(text) => Some(text),
         Kind::NullValue(_)

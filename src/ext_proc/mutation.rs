@@ -68,18 +68,53 @@ pub(super) fn target_after(mutation: &HeaderMutation) -> Option<&str> {
     std::str::from_utf8(&target.raw_value).ok()
 }
 
+/// Whether it sets `content-length`.
+pub(super) fn is_length(option: &HeaderValueOption) -> bool {
+    option.header.as_ref().is_some_and(|header| header.key == "content-length")
+}
+
+/// The length that a body is said to have after this mutation, if it says one.
+pub(super) fn length_after(mutation: &HeaderMutation) -> Option<u64> {
+    let option = mutation.set_headers.iter().rfind(|option| is_length(option))?;
+    std::str::from_utf8(&option.header.as_ref()?.raw_value).ok()?.parse().ok()
+}
+
+/// Whether it changes this header.
+pub(super) fn touches(mutation: &HeaderMutation, name: &str) -> bool {
+    let mut set = mutation.set_headers.iter().filter_map(|option| option.header.as_ref());
+    mutation.remove_headers.iter().any(|removed| removed == name)
+        || set.any(|header| header.key == name)
+}
+
+/// The values that a header has after this mutation.
+#[expect(deprecated, reason = "Envoy's ext_proc reads no other field")]
+pub(super) fn values_after<'a>(
+    name: &str,
+    values: impl Iterator<Item = &'a [u8]>,
+    mutation: &'a HeaderMutation,
+) -> Vec<&'a [u8]> {
+    let removed = mutation.remove_headers.iter().any(|removed| removed == name);
+    let mut after: Vec<_> = if removed { Vec::new() } else { values.collect() };
+    for option in &mutation.set_headers {
+        let Some(header) = option.header.as_ref().filter(|header| header.key == name) else {
+            continue;
+        };
+        if !option.append.as_ref().is_some_and(|append| append.value) {
+            after.clear();
+        }
+        after.push(&header.raw_value);
+    }
+    after
+}
+
 /// The headers, without pseudo headers, that a request has after this mutation.
 pub(super) fn headers_after<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])>,
     mutation: &'a HeaderMutation,
 ) -> Vec<(&'a str, &'a [u8])> {
-    let set = || mutation.set_headers.iter().filter_map(|option| option.header.as_ref());
-    let changed = |name: &str| {
-        let removed = mutation.remove_headers.iter().any(|removed| removed == name);
-        removed || set().any(|header| header.key == name)
-    };
-    let kept = headers.filter(|(name, _)| !name.starts_with(':') && !changed(name));
-    let set = set().filter(|header| !header.key.starts_with(':'));
+    let set = mutation.set_headers.iter().filter_map(|option| option.header.as_ref());
+    let kept = headers.filter(|(name, _)| !name.starts_with(':') && !touches(mutation, name));
+    let set = set.filter(|header| !header.key.starts_with(':'));
     kept.chain(set.map(|header| (header.key.as_str(), header.raw_value.as_slice()))).collect()
 }
 

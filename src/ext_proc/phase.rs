@@ -34,7 +34,7 @@ use self::{
     mode::override_to,
 };
 pub use self::{direction::Scan, framing::Framing, mode::BodyMode};
-use super::{BodyRefusal, HeadersAnswer, RequestHeaders, ResponseAnswer, Rest};
+use super::{BodyRefusal, HeadersAnswer, RequestHeaders, ResponseAnswer, Rest, mutation};
 use crate::injection::Resolution;
 
 /// What is known of the filter before it says a word.
@@ -289,6 +289,9 @@ impl Phases {
             response_body: rest.response_body,
         };
         let mut mutation = rest.mutation;
+        // Said by whoever knows of another length than the message did.
+        let length = mutation::length_after(&mutation);
+        self.request.framing.length = length.or(self.request.framing.length);
         let work = rest.scan.map_or(Work::Pass, Work::Scan);
         let overrides = self.settings.mode_override && !self.override_ignored;
         self.wanted = wanted;
@@ -307,9 +310,11 @@ impl Phases {
             self.response.mode = self.response.mode.for_work(None);
         }
         if self.request.loses_length() {
+            mutation.set_headers.retain(|option| !mutation::is_length(option));
             mutation.remove_headers.push("content-length".to_owned());
         }
         let mut answer = respond(Side::Request.headers(with_headers(mutation)));
+        answer.dynamic_metadata = rest.metadata;
         if overrides {
             self.spared = !wanted.request_body;
             let mode = |wanted, mode| if wanted { mode } else { BodyMode::None };

@@ -8,6 +8,9 @@
 
 mod body;
 mod forms;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod needles;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{
     ExtProcSettings, HeadersAnswer, Proceed, Processor, RequestHeaders, Rest, Scan,
     attributes::Head,
-    mutation,
+    mutation, retry,
     session::{Place, SecretSession},
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     metrics::{Edge, Metrics},
     policy::{DecisionId, Denial, Permit},
     secret::{SecretRecord, SecretRef, SecretValue},
-    signing::AccessTokens,
+    signing::{AccessToken, AccessTokens},
     snapshot::{Current, Snapshot},
 };
 
@@ -62,6 +62,8 @@ enum Verdict {
 /// A request that goes on, and what is to be done about it.
 struct Plan {
     mutation: HeaderMutation,
+    /// The headers, `:path` among them, in which something that the client sent was replaced.
+    replaced: Vec<String>,
     principal: Option<Principal>,
     used: Used,
     /// Where references are looked for in its body.
@@ -78,7 +80,7 @@ struct Plan {
 pub(super) struct Used {
     pub(super) secrets: Vec<(Permit, SecretRecord)>,
     /// Tokens that issuers gave for some of them.
-    pub(super) issued: Vec<SecretValue>,
+    pub(super) issued: Vec<AccessToken>,
 }
 
 // === impl SecretProcessor ===
@@ -108,9 +110,17 @@ impl Processor for SecretProcessor {
         exchange.observe(&request);
     }
 
-    async fn on_request_headers(&self, request: RequestHeaders) -> HeadersAnswer {
-        let deadline = api::deadline(self.settings.budget());
+    async fn on_request_headers(&self, mut request: RequestHeaders) -> HeadersAnswer {
         let snapshot = self.current.load_full();
+        let restored = retry::restore(&mut request, snapshot.grants.seals());
+        restored.answer(self.answer(request, snapshot).await)
+    }
+}
+
+impl SecretProcessor {
+    /// Answers a request as the client sent it.
+    async fn answer(&self, request: RequestHeaders, snapshot: Arc<Snapshot>) -> HeadersAnswer {
+        let deadline = api::deadline(self.settings.budget());
         let head = Head::new(&request).ruled_by(&snapshot);
         let request_id =
             head.request_id.map_or_else(|| DecisionId::next().to_string(), ToOwned::to_owned);
@@ -139,7 +149,7 @@ impl Processor for SecretProcessor {
                 Verdict::Proceed(plan) => *plan,
             },
         };
-        let Plan { mutation, principal, used, body, required, redacts, signs } = plan;
+        let Plan { mutation, replaced, principal, used, body, required, redacts, signs } = plan;
         let scan = body.map(|place| Scan {
             scanner: Scanner::new(
                 snapshot.substitutions.finder(place.surface),
@@ -152,8 +162,17 @@ impl Processor for SecretProcessor {
         let suspects =
             !snapshot.suspect_statuses.is_empty() && (scan.is_some() || !used.secrets.is_empty());
         let response_headers = redacts || suspects;
+        // There may be another attempt after a refused secret, and nowhere else.
+        let metadata = match suspects {
+            true => {
+                let (changes_body, seals) = (scan.is_some(), snapshot.grants.seals());
+                retry::sealed(replaced, changes_body, head.headers(), &mutation, seals)
+            }
+            false => None,
+        };
         let unsigned = signs.then(|| mutation.clone());
-        let work = Rest { mutation, scan, signs, response_headers, response_body: redacts };
+        let work =
+            Rest { mutation, metadata, scan, signs, response_headers, response_body: redacts };
         let session = SecretSession {
             metrics: Arc::clone(&self.metrics),
             settings: self.settings,

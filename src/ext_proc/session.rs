@@ -138,7 +138,8 @@ impl Session for SecretSession {
         &mut self,
         headers: &HttpHeaders,
     ) -> Result<ResponseAnswer, ImmediateResponse> {
-        suspects::suspect(headers, &self.used, &self.snapshot, &self.request_id);
+        let tokens = (&*self.tokens, &*self.metrics);
+        suspects::suspect(headers, &self.used, &self.snapshot, tokens, &self.request_id);
         let mut answer = ResponseAnswer::default();
         self.answered = true;
         if !self.redacts {
@@ -233,7 +234,7 @@ impl Used {
         for (permit, record) in &self.secrets {
             builder.add(&record.value, permit.secret());
         }
-        self.issued.iter().for_each(|token| builder.add_as(token, ISSUED));
+        self.issued.iter().for_each(|token| builder.add_as(token.value(), ISSUED));
         builder.build()
     }
 }

@@ -273,6 +273,14 @@ impl Piece<'_> {
         self.scanner.skipped().too_many
     }
 
+    /// The header that it is a part of.
+    pub(super) fn header(&self) -> &'static str {
+        match self.place.surface {
+            Surface::Cookie => COOKIE,
+            _ => PATH,
+        }
+    }
+
     pub(super) fn replaced(&self) -> bool {
         self.scanner.replaced() > 0
     }

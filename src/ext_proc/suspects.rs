@@ -3,10 +3,17 @@
 use envoy_types::pb::envoy::service::ext_proc::v3::HttpHeaders;
 
 use super::request::Used;
-use crate::snapshot::Snapshot;
+use crate::{metrics::Metrics, signing::AccessTokens, snapshot::Snapshot};
 
-/// Suspects what went out, if the response has one of the statuses that say so.
-pub(super) fn suspect(headers: &HttpHeaders, used: &Used, snapshot: &Snapshot, request_id: &str) {
+/// Suspects what went out, if the response has one of the statuses that say so: secrets,
+/// and tokens that were issued for them.
+pub(super) fn suspect(
+    headers: &HttpHeaders,
+    used: &Used,
+    snapshot: &Snapshot,
+    tokens: (&AccessTokens, &Metrics),
+    request_id: &str,
+) {
     let statuses = &snapshot.suspect_statuses;
     let Some(status) = status(headers).filter(|status| statuses.contains(status)) else { return };
     for (permit, record) in &used.secrets {
@@ -18,6 +25,12 @@ pub(super) fn suspect(headers: &HttpHeaders, used: &Used, snapshot: &Snapshot, r
             request_id,
             "a destination refused a secret"
         );
+    }
+    let (tokens, metrics) = tokens;
+    for token in &used.issued {
+        let outcome = tokens.suspect(token).as_str();
+        metrics.suspicion(outcome);
+        tracing::info!(status, outcome, request_id, "a destination refused an issued token");
     }
 }
 

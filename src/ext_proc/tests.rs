@@ -4,6 +4,7 @@ mod bodies;
 mod headers;
 mod identity;
 mod patience;
+mod retries;
 mod signing;
 mod streams;
 

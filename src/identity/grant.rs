@@ -4,6 +4,7 @@
 //! `ext_proc` and REST accept it as proof of identity, so that a filter that was
 //! skipped or bypassed never opens a secret; both decide again by policy.
 
+mod seals;
 mod tags;
 
 use std::{
@@ -28,6 +29,7 @@ use super::{
     token::{Binding, Pod},
 };
 
+pub use self::seals::Seals;
 pub use self::tags::{Tag, TagPurpose, Tags};
 
 const ISSUER: &str = "vaultmux-mesh";
@@ -48,6 +50,7 @@ pub struct GrantKeys {
     validation: Validation,
     ttl: Duration,
     tags: Tags,
+    seals: Seals,
 }
 
 /// What a grant is good for besides its principal.
@@ -154,6 +157,7 @@ impl GrantKeys {
         let keys: Vec<_> = keys.collect();
         let (signing_id, first) = keys.first()?.clone();
         let tags = Tags::new(keys.iter().map(|(_, key)| *key));
+        let seals = Seals::new(keys.iter().map(|(_, key)| *key));
         let header = Header { kid: Some(signing_id), ..Header::new(Algorithm::HS256) };
         let header = serde_json::to_vec(&header).expect("strings are always JSON");
         let mut validation = Validation::new(Algorithm::HS256);
@@ -170,6 +174,7 @@ impl GrantKeys {
             validation,
             ttl,
             tags,
+            seals,
         })
     }
 
@@ -177,6 +182,12 @@ impl GrantKeys {
     #[must_use]
     pub fn tags(&self) -> &Tags {
         &self.tags
+    }
+
+    /// Seals by the same keys, for what is no grant.
+    #[must_use]
+    pub fn seals(&self) -> &Seals {
+        &self.seals
     }
 
     /// Seals a grant for `principal` that is good for one kind of request.

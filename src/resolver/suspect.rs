@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::{Resolver, share_of};
 use crate::policy::Permit;
 
-/// How long a secret is not suspected again, whoever refuses it.
-pub(super) const INTERVAL: Duration = Duration::from_secs(30);
+/// How long a secret is not suspected again, whoever refuses it. Tokens that are made of
+/// secrets go by it too.
+pub(crate) const INTERVAL: Duration = Duration::from_secs(30);
 
 /// What came of a suspicion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -85,8 +85,8 @@ impl GitHubApp {
             token => token?,
         };
         let value = match self.scheme {
-            TokenScheme::Bearer => bearer(&token),
-            TokenScheme::Basic => basic(&token),
+            TokenScheme::Bearer => bearer(token.value()),
+            TokenScheme::Basic => basic(token.value()),
         };
         let headers = vec![(http::header::AUTHORIZATION, value)];
         Ok(Signed { headers, issued: Some(token), ..Signed::default() })

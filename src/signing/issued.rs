@@ -1,7 +1,14 @@
-//! Tokens that issuers gave, kept until shortly before they expire. One fetch for all who
-//! need the same token at the same time; the fetch goes on when a caller's time is up.
+//! Tokens that issuers gave, kept until shortly before they expire, or until a destination
+//! refuses them. One fetch for all who need the same token at the same time; the fetch goes
+//! on when a caller's time is up.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use aws_lc_rs::hmac;
 use moka::sync::Cache;
@@ -9,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::{
     flight::{Flights, Lost},
+    resolver::{SUSPICION_INTERVAL, Suspicion},
     secret::SecretValue,
 };
 
@@ -27,7 +35,9 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone)]
 pub struct AccessTokens {
     kept: Cache<TokenKey, Kept>,
-    flights: Flights<TokenKey, Result<SecretValue, IssueError>>,
+    flights: Flights<TokenKey, Result<AccessToken, IssueError>>,
+    /// How many were issued.
+    issued: Arc<AtomicU64>,
     /// Tells apart whose token it is without keeping a secret for that.
     digest: hmac::Key,
 }
@@ -36,10 +46,35 @@ pub struct AccessTokens {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct TokenKey([u8; 32]);
 
+/// A token that is put into requests. Without `Debug`.
 #[derive(Clone)]
-enum Kept {
-    Token { value: SecretValue, renew_from: Instant, until: Instant },
-    Failure { error: IssueError, until: Instant },
+pub struct AccessToken {
+    value: SecretValue,
+    key: TokenKey,
+    /// Tells it from those that were issued before and after.
+    number: u64,
+}
+
+#[derive(Clone)]
+struct Kept {
+    state: State,
+    /// When a destination refused one of these tokens for the last time that counted.
+    suspected_at: Option<Instant>,
+}
+
+#[derive(Clone)]
+enum State {
+    /// Serves from `until` to `end` only if its issuer has no other.
+    Token {
+        token: AccessToken,
+        renew_from: Instant,
+        until: Instant,
+        end: Instant,
+    },
+    Failure {
+        error: IssueError,
+        until: Instant,
+    },
 }
 
 /// A token as its issuer gave it.
@@ -78,6 +113,7 @@ impl Default for AccessTokens {
         Self {
             kept: Cache::builder().max_capacity(MOST).time_to_idle(LONGEST).build(),
             flights: Flights::new(),
+            issued: Arc::default(),
             digest: hmac::Key::new(hmac::HMAC_SHA256, &seed),
         }
     }
@@ -102,63 +138,108 @@ impl AccessTokens {
         key: TokenKey,
         deadline: Instant,
         issue: impl FnOnce() -> F,
-    ) -> Result<SecretValue, IssueError>
+    ) -> Result<AccessToken, IssueError>
     where
         F: Future<Output = Result<Issued, IssueError>> + Send + 'static,
     {
         let now = Instant::now();
-        let valid = match self.kept.get(&key) {
-            Some(Kept::Token { value, renew_from, .. }) if now < renew_from => return Ok(value),
-            Some(Kept::Token { value, until, .. }) if now < until => Some(value),
-            Some(Kept::Failure { error, until }) if now < until => return Err(error),
-            _ => None,
+        let (valid, spare) = match self.kept.get(&key).map(|kept| kept.state) {
+            Some(State::Token { token, renew_from, .. }) if now < renew_from => return Ok(token),
+            Some(State::Token { token, until, .. }) if now < until => (Some(token), None),
+            Some(State::Token { token, end, .. }) if now < end => (None, Some(token)),
+            Some(State::Failure { error, until }) if now < until => return Err(error),
+            _ => (None, None),
         };
-        let kept = self.kept.clone();
         let flight = self.flights.join(&key, || {
-            let issue = issue();
+            let (tokens, issue) = (self.clone(), issue());
             async move {
                 let issued = issue.await;
-                keep(&kept, key, &issued);
-                issued.map(|issued| issued.value)
+                tokens.keep(key, issued)
             }
         });
         // Renewed in time, by the first who comes late.
-        if let Some(value) = valid {
-            return Ok(value);
+        if let Some(token) = valid {
+            return Ok(token);
         }
-        flight.wait(deadline).await.map_err(|lost| match lost {
-            Lost::Deadline => IssueError::Deadline,
-            Lost::Panicked => IssueError::Internal,
-        })?
+        let issued = flight.wait(deadline).await.unwrap_or_else(|lost| {
+            Err(match lost {
+                Lost::Deadline => IssueError::Deadline,
+                Lost::Panicked => IssueError::Internal,
+            })
+        });
+        issued.or_else(|error| spare.ok_or(error))
+    }
+
+    /// Says that a destination refused this token. Whoever needs one next waits for another,
+    /// and gets this one only if its issuer has none. A destination that refuses everything
+    /// gains nothing: one is asked for every now and then only.
+    pub fn suspect(&self, refused: &AccessToken) -> Suspicion {
+        let kept = self.kept.get(&refused.key);
+        let Some(Kept { state: State::Token { token, end, .. }, suspected_at }) = kept else {
+            return Suspicion::Outdated;
+        };
+        let now = Instant::now();
+        if token.number != refused.number || end <= now {
+            return Suspicion::Outdated;
+        }
+        if suspected_at.is_some_and(|at| now < at + SUSPICION_INTERVAL) {
+            return Suspicion::Recent;
+        }
+        let state = State::Token { token, renew_from: now, until: now, end };
+        self.kept.insert(refused.key, Kept { state, suspected_at: Some(now) });
+        Suspicion::Refreshing
+    }
+
+    /// Keeps what came of asking: the token that serves now, if there is one.
+    fn keep(
+        &self,
+        key: TokenKey,
+        issued: Result<Issued, IssueError>,
+    ) -> Result<AccessToken, IssueError> {
+        let now = Instant::now();
+        let before = self.kept.get(&key);
+        let suspected_at = before.as_ref().and_then(|kept| kept.suspected_at);
+        let (state, outcome) = match issued {
+            Ok(Issued { value, lifetime }) => {
+                let lifetime = lifetime.min(LONGEST);
+                let margin = MARGIN.min(lifetime / 4);
+                let number = self.issued.fetch_add(1, Ordering::Relaxed);
+                let token = AccessToken { value, key, number };
+                let until = now + (lifetime - margin);
+                let renew_from = until - margin;
+                let state = State::Token { token: token.clone(), renew_from, until, end: until };
+                (state, Ok(token))
+            }
+            Err(error) => {
+                let pause = match error {
+                    IssueError::Refused | IssueError::NoToken => REFUSED_FOR,
+                    IssueError::Unavailable | IssueError::Deadline | IssueError::Internal => {
+                        UNAVAILABLE_FOR
+                    }
+                };
+                match before.map(|kept| kept.state) {
+                    // It is good to its end, or may be; only the next attempt waits.
+                    Some(State::Token { token, end, .. }) if now < end => {
+                        let renew_from = (now + pause).min(end);
+                        let serving = token.clone();
+                        (State::Token { token, renew_from, until: end, end }, Ok(serving))
+                    }
+                    _ => (State::Failure { error, until: now + pause }, Err(error)),
+                }
+            }
+        };
+        self.kept.insert(key, Kept { state, suspected_at });
+        outcome
     }
 }
 
-fn keep(kept: &Cache<TokenKey, Kept>, key: TokenKey, issued: &Result<Issued, IssueError>) {
-    let now = Instant::now();
-    match issued {
-        Ok(Issued { value, lifetime }) => {
-            let lifetime = (*lifetime).min(LONGEST);
-            let margin = MARGIN.min(lifetime / 4);
-            let value = value.clone();
-            let until = now + (lifetime - margin);
-            kept.insert(key, Kept::Token { value, renew_from: until - margin, until });
-        }
-        Err(error) => {
-            let pause = match error {
-                IssueError::Refused | IssueError::NoToken => REFUSED_FOR,
-                IssueError::Unavailable | IssueError::Deadline | IssueError::Internal => {
-                    UNAVAILABLE_FOR
-                }
-            };
-            match kept.get(&key) {
-                // It is good to its end; only the next attempt waits.
-                Some(Kept::Token { value, until, .. }) if now < until => {
-                    let renew_from = (now + pause).min(until);
-                    kept.insert(key, Kept::Token { value, renew_from, until });
-                }
-                _ => kept.insert(key, Kept::Failure { error: *error, until: now + pause }),
-            }
-        }
+// === impl AccessToken ===
+
+impl AccessToken {
+    /// The token itself.
+    #[must_use]
+    pub fn value(&self) -> &SecretValue {
+        &self.value
     }
 }
 

@@ -88,7 +88,7 @@ impl OAuth2 {
         );
         let issue = || self.issue(id, secret);
         let token = tokens.get(key, deadline, issue).await?;
-        let value = bearer(&token);
+        let value = bearer(token.value());
         let headers = vec![(self.header.clone(), value)];
         Ok(Signed { headers, issued: Some(token), ..Signed::default() })
     }

@@ -395,6 +395,51 @@ ext_proc:
     egress.assert_silent();
 }
 
+/// A token that the API no longer takes is replaced, and a hostile API makes nobody fetch
+/// tokens in a loop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_the_api_refuses_is_fetched_anew_once() {
+    const TOKENS: &str = r#"
+backends: {local: {type: memory, secrets: {shared/stripe: canary-client}}}
+ext_proc:
+  message_budget: 20s
+  suspect_statuses: [401]
+  injections:
+    - name: payment
+      match: {hosts: [api.stripe.test], clusters: [payment]}
+      oauth2:
+        token_url: http://127.0.0.1:1/token
+        client_id: vaultmux
+        client_secret: "{{secret://local/shared/stripe}}"
+        header: x-api-key
+"#;
+    let (address, asked) = issuer().await;
+    let tokens = TOKENS.replace("127.0.0.1:1/", &format!("{address}/"));
+    let edit = Some(("message_timeout: 1s", "message_timeout: 25s"));
+    let setup = Setup { edit, ..ORDINARY };
+    let egress = Egress::with(setup, &(CONFIG.to_owned() + &tokens), POLICIES).await;
+    let ask = async |wanted: &str| {
+        let headers = [("x-wants", wanted)];
+        egress.workload().request("GET", "api.stripe.test", "/", &headers).await.status
+    };
+    let asked = || asked.load(Ordering::SeqCst);
+    assert_eq!((ask("Bearer canary-token-1").await, asked()), (200, 1));
+    // Revoked. The client hears what the API says, and the next request has another token.
+    assert_eq!((ask("Bearer canary-token-2").await, asked()), (401, 1));
+    assert_eq!((ask("Bearer canary-token-2").await, asked()), (200, 2));
+    for _ in 0..20 {
+        assert_eq!((ask("Bearer canary-never").await, asked()), (401, 2));
+    }
+    let count = async |result: &str| {
+        let series = format!("vaultmux_suspicions_total{{result=\"{result}\"}}");
+        egress.service.metric(&series).await.unwrap_or_default()
+    };
+    // The secret that the token is issued for is suspected beside it.
+    assert_eq!(count("refreshing").await, 2.0);
+    assert_eq!(count("recent").await, 40.0);
+    egress.assert_silent();
+}
+
 /// An API that accepts the new key alone, which is in the store once it refused the old one.
 struct Rotating {
     address: SocketAddr,

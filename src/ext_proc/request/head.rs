@@ -93,8 +93,10 @@ impl Exchange<'_> {
             }
         };
         let found = scanned.and_then(|found| Ok((found, pieces?)));
+        let mut replaced = Vec::new();
         let outcome = match found {
             Ok((found, pieces)) => {
+                replaced.extend(found.iter().map(|rewrite| rewrite.name.to_string()));
                 injected.rewrites.extend(found);
                 self.plan(principal.as_ref(), &injected, pieces, body, matched, request).await
             }
@@ -104,7 +106,8 @@ impl Exchange<'_> {
             }
         };
         match outcome {
-            Ok(plan) => {
+            Ok(mut plan) => {
+                plan.replaced.append(&mut replaced);
                 self.log("injected", principal.as_ref(), None);
                 let suspects = !self.snapshot.suspect_statuses.is_empty();
                 let watched = suspects && !plan.used.secrets.is_empty();
@@ -135,7 +138,7 @@ impl Exchange<'_> {
             _ => HeaderMutation::default(),
         };
         let mut carries = !injected.is_empty();
-        let mut done = Vec::with_capacity(pieces.len());
+        let (mut done, mut replaced) = (Vec::with_capacity(pieces.len()), Vec::new());
         for mut piece in pieces {
             let mut progress = piece.start();
             while let Progress::Needs(needs) = progress {
@@ -149,6 +152,9 @@ impl Exchange<'_> {
                 self.metrics.ext_proc_surface(piece.place.surface.as_str(), "too_many");
             }
             carries |= piece.replaced();
+            if piece.replaced() {
+                replaced.push(piece.header().to_owned());
+            }
             done.push(piece);
         }
         surface::put(done, self.head, &mut mutation);
@@ -201,7 +207,8 @@ impl Exchange<'_> {
                 self.sign(&injected.signers, seen, &mut mutation, &mut used).await?;
             }
         }
-        Ok(Plan { mutation, principal: None, used, body, required, redacts, signs })
+        replaced.dedup();
+        Ok(Plan { mutation, replaced, principal: None, used, body, required, redacts, signs })
     }
 
     /// What rules set. Of several rules for one header the first wins.
