@@ -22,11 +22,12 @@ use self::helm::{Helm, Release, documents};
 use crate::{harness::repository, servers::program};
 
 /// Pages that show values.
-const PAGES: [&str; 5] = [
+const PAGES: [&str; 6] = [
     "charts/vaultmux-mesh/README.md",
     "docs/deploy-eks.md",
     "docs/deploy-gke.md",
     "docs/deploy-aks.md",
+    "docs/envoy-gateway.md",
     "docs/migrating-from-vaultmux-server.md",
 ];
 /// The releases of Kubernetes that manifests are checked for.

@@ -4,7 +4,7 @@
 
 use crate::{
     envoy_xfcc::{bootstrap, client_tls},
-    harness::{Certificates, Client, Edit, Envoy, Received, Service, Upstream},
+    harness::{Certificates, Client, Edit, Envoy, Received, Service, Upstream, encrypted},
     peers,
 };
 
@@ -76,7 +76,7 @@ impl Behind {
             false => peers::LOOPBACK.to_owned(),
         };
         let routes = "secret_routes: [{hosts: [vaultmux.test], prefix: /v1/secrets}]\n";
-        let config = peers::config(&grpc, peers::LOOPBACK) + routes + more;
+        let config = encrypted(&(peers::config(&grpc, peers::LOOPBACK) + routes + more), "payment");
         let files = [("config.yaml", config.as_str()), ("policies/own.yaml", policy)];
         let service = Service::start(&files).await;
         let app = Upstream::start().await;

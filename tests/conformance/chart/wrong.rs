@@ -40,6 +40,10 @@ fn wrong_values_are_refused_with_their_place() {
             "targetRefs",
         ),
         ("istio: {provider: My_Provider}", "at '/istio/provider'"),
+        (
+            "envoyGateway: {statusOnError: 200}",
+            "at '/envoyGateway/statusOnError': minimum: got 200",
+        ),
         ("strategy: {type: Rolling}", "at '/strategy/type': value must be one of 'RollingUpdate'"),
         ("strategy: {rollingUpdate: {maxSurge: many}}", "at '/strategy/rollingUpdate/maxSurge'"),
         (

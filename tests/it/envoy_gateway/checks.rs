@@ -71,7 +71,7 @@ pub(crate) async fn edge(mut world: World, gateway: Gateway) {
     world.service.kill().await;
     for (client, headers) in [(&web, &headers[..]), (&public, &by_token)] {
         let answer = get(client, ORDERS, "/orders/1", headers).await;
-        assert_eq!(answer.status, 500, "without the service: {}", answer.text());
+        assert_eq!(answer.status, 503, "without the service: {}", answer.text());
     }
     assert_eq!(world.app.received().len(), reached, "refused requests arrived");
     world.assert_silent();
