@@ -121,6 +121,8 @@ impl Framing {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::select};
+
     use super::*;
 
     #[test]
@@ -179,5 +181,136 @@ mod tests {
         assert_eq!(framing.look(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Seen::Frames);
         let lines = b"\ncontent-length: 1\ntransfer-encoding: chunked\n";
         assert_eq!(framing.look(lines), Seen::Nothing);
+    }
+
+    /// Parts of conversations over HTTP/1, whole and broken.
+    const LINES: [&str; 24] = [
+        "GET / HTTP/1.1\r\n",
+        "POST /a:b HTTP/1.1\n",
+        "PRI * HTTP/1.1\r\n",
+        "PRI * HTTP/2.0\r",
+        "host: a\r\n",
+        "content-length: 5\r\n",
+        "Content-Length: 0\n",
+        "content-length: 18446744073709551615\r\n",
+        "content-length: -1\r\n",
+        "content-length:                                                               7\r\n",
+        "transfer-encoding: chunked\r\n",
+        "transfer-encoding: gzip, chunked\r\n",
+        "x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n",
+        "upgrade: h2c\r\n",
+        "\r\n",
+        "\n",
+        "\r",
+        "5\r\nGET /\r\n",
+        "3;x=y\r\n\r\n\r\r\n",
+        "ffffffffffffffff\r\n",
+        "z\r\n",
+        "0\r\n\r\n",
+        "0\r\nx: y\r\n\r\n",
+        "12345",
+    ];
+
+    /// Frames, and what begins them.
+    const FRAMES: [&[u8]; 12] = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        // SETTINGS.
+        &[0, 0, 0, 4, 0, 0, 0, 0, 0],
+        // HEADERS that end, one of them padded, and that do not.
+        &[0, 0, 3, 1, 4, 0, 0, 0, 1, b'x', b'x', b'x'],
+        &[0, 0, 3, 1, 12, 0, 0, 0, 1, 2, 0, 0],
+        &[0, 0, 1, 1, 1, 0, 0, 0, 1, b'x'],
+        // CONTINUATION, empty, not the last, and the last.
+        &[0, 0, 0, 9, 0, 0, 0, 0, 1],
+        &[0, 0, 2, 9, 0, 0, 0, 0, 1, b'\r', b'\n'],
+        &[0, 0, 1, 9, 4, 0, 0, 0, 1, b'x'],
+        // DATA, padded, and longer than what comes.
+        &[0, 0, 4, 0, 8, 0, 0, 0, 1, 2, b'x', 0, 0],
+        &[255, 255, 255, 0, 0, 0, 0, 0, 1],
+        // RST_STREAM.
+        &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8],
+        // No frame at all.
+        b"GET / HTTP/1.1\r\n",
+    ];
+
+    /// What is known after all these parts.
+    fn after<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> (bool, bool, Option<u64>) {
+        let (mut framing, mut seen) = (Framing::default(), Vec::new());
+        seen.extend(parts.into_iter().map(|part| framing.look(part)));
+        (seen.contains(&Seen::Ambiguous), seen.contains(&Seen::Frames), framing.head())
+    }
+
+    /// Every beginning of a conversation tells the same whole, cut in two anywhere, by single
+    /// bytes, and in these sizes.
+    fn check_cuts(bytes: &[u8], sizes: &[usize]) {
+        let mut bytewise = (Framing::default(), false, false);
+        let mut sized = (Framing::default(), false, false);
+        let add = |(framing, ambiguous, frames): &mut (Framing, bool, bool), part: &[u8]| {
+            let seen = framing.look(part);
+            *ambiguous |= seen == Seen::Ambiguous;
+            *frames |= seen == Seen::Frames;
+            (*ambiguous, *frames, framing.head())
+        };
+        let (mut begun, mut sizes) = (0, sizes.iter().cycle());
+        let mut until = sizes.next().copied().unwrap_or(1);
+        for end in 1..=bytes.len() {
+            let whole = after([&bytes[..end]]);
+            let text = || String::from_utf8_lossy(&bytes[..end]).into_owned();
+            assert_eq!(add(&mut bytewise, &bytes[end - 1..end]), whole, "bytewise {:?}", text());
+            if end == until {
+                assert_eq!(add(&mut sized, &bytes[begun..end]), whole, "in sizes {:?}", text());
+                (begun, until) = (end, end + sizes.next().copied().unwrap_or(1));
+            }
+        }
+        let whole = after([bytes]);
+        for cut in 0..=bytes.len() {
+            let (first, second) = bytes.split_at(cut);
+            assert_eq!(after([first, second]), whole, "cut at {cut}: {bytes:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn lines_tell_the_same_however_they_are_cut(
+            parts in vec(select(&LINES[..]), 1..14),
+            sizes in vec(1..40_usize, 1..9),
+        ) {
+            check_cuts(parts.concat().as_bytes(), &sizes);
+        }
+
+        #[test]
+        fn frames_tell_the_same_however_they_are_cut(
+            parts in vec(select(&FRAMES[..]), 1..14),
+            sizes in vec(1..40_usize, 1..9),
+        ) {
+            check_cuts(&[FRAMES[0], &parts.concat()].concat(), &sizes);
+        }
+    }
+
+    #[test]
+    fn a_thousand_requests_at_once_are_a_thousand_heads() {
+        let get = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        let post = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\n\n\r\n0\r\n\r\n";
+        let all = format!("{}G", [get, post].concat().repeat(500));
+        assert_eq!(after([all.as_bytes()]), (false, false, Some(1001)));
+    }
+
+    #[test]
+    fn a_flood_of_continuations_is_one_head() {
+        let mut framing = Framing::default();
+        framing.look(FRAMES[0]);
+        framing.look(FRAMES[1]);
+        framing.look(FRAMES[4]);
+        let begun = framing.head();
+        assert!(begun.is_some());
+        for _ in 0..10_000 {
+            framing.look(FRAMES[5]);
+            framing.look(FRAMES[6]);
+            assert_eq!(framing.head(), begun);
+        }
+        framing.look(FRAMES[7]);
+        assert_eq!(framing.head(), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use axum::routing::get;
+use axum::routing::{get, post};
 use futures_util::stream;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -85,6 +85,7 @@ impl Server {
                     "through"
                 }),
             )
+            .route("/echo", post(|body: bytes::Bytes| async { body }))
             .fallback(move || async move {
                 counted.fetch_add(1, Ordering::SeqCst);
                 "ok"
@@ -296,6 +297,39 @@ async fn what_cannot_be_read_is_refused_in_our_words() {
             assert!(answer.contains("connection: close\r\n"), "{answer}");
             assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
         }
+    }
+}
+
+/// The socket decides what arrives together; `framing` is tried with each cut for certain.
+#[tokio::test]
+async fn a_conversation_has_the_same_answers_wherever_it_is_cut() {
+    let chunked = "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n\
+                   4;x=y\r\nG\r\n\n\r\n5\r\nchunk\r\n0\r\nx: y\r\n\r\n";
+    let sized = "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nGET / \r\n\r";
+    let refused = "GET / HTTP/1.1\r\n\r\n";
+    let whole = format!("{GET}{chunked}\r\n{sized}{refused}");
+    let server = Server::start(limits()).await;
+    let answers = async |parts: [&str; 2]| {
+        let mut stream = server.connect("").await;
+        stream.set_nodelay(true).expect("set");
+        for part in parts {
+            stream.write_all(part.as_bytes()).await.expect("sent");
+            tokio::task::yield_now().await;
+        }
+        let answers = rest(&mut stream).await;
+        let lines = answers.split_inclusive('\n').filter(|line| !line.starts_with("date: "));
+        lines.collect::<String>()
+    };
+    let expected = answers([&whole, ""]).await;
+    let said: Vec<_> = expected.split("HTTP/1.1 ").skip(1).collect();
+    let kinds: Vec<_> = said.iter().map(|it| (&it[..3], it.rsplit("\r\n\r\n").next())).collect();
+    assert!(said[1].ends_with("\r\n\r\nG\r\n\nchunk"), "{expected}");
+    assert!(said[2].ends_with("\r\n\r\nGET / \r\n\r"), "{expected}");
+    assert_eq!((kinds.len(), kinds[0]), (4, ("200", Some("ok"))), "{expected}");
+    assert_eq!(kinds[3], ("400", Some("Host Some(GET)")), "{expected}");
+    for cut in 1..whole.len() {
+        let (first, second) = whole.split_at(cut);
+        assert_eq!(answers([first, second]).await, expected, "cut at {cut}");
     }
 }
 
