@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, process::Command};
 
 use serde_json::Value;
 
-use crate::harness::{Browser, Process, Service, repository};
+use crate::harness::{Browser, Process, Service, mint::Mint, repository};
 
 const CONFIG: &str = "\
 mode: development
@@ -161,18 +161,51 @@ async fn a_browser_authorises_and_reads_a_secret() {
     assert!(complaints.is_empty(), "{complaints:#?}");
 }
 
+/// Callers have service accounts' tokens and nothing else; this machine is a trusted proxy.
+const CONFIG_OF_TOKENS: &str = "\
+mode: development
+listeners:
+  grpc: {address: '127.0.0.1:0'}
+  rest: {address: '127.0.0.1:0'}
+  admin: {address: '127.0.0.1:0'}
+identity:
+  trust_domains: [cluster.local]
+  forwarded_client_cert: {trusted_proxies: [127.0.0.1/32]}
+  service_account_tokens:
+    audiences: [vaultmux]
+    watch: false
+    verify: jwks
+    jwks: {issuer: 'https://kubernetes.default.svc.cluster.local', source: 'file:jwks.json'}
+backends: {local: {type: memory, secrets: {prod/key: a-value-to-be-seen, other/key: hidden}}}
+policies: [policy.yaml]
+webhooks: {azure: {type: event_grid, backends: [local], key: a-key-of-a-test-0}}
+";
+
+/// The caller may do all there is, or most answers would be refusals.
+const ALL: &str = r#"
+apiVersion: vaultmux.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: all}
+spec:
+  effect: Allow
+  from: [{serviceAccounts: [prod/api]}]
+  to:
+    - secrets: {names: ["*"], verbs: ["*"]}
+    - http: {paths: ["*"]}
+"#;
+
 /// What schemathesis makes of the document: every operation, with data that it allows and
-/// with data that it does not, and answers that it has.
+/// with data that it does not, with a token, without and with a wrong one, and answers that
+/// it has.
 #[tokio::test(flavor = "multi_thread")]
 async fn schemathesis_finds_no_violation() {
     let program = repository("target/tools/bin/schemathesis");
     assert!(program.exists(), "target/tools/bin/schemathesis is missing: run `make tools`");
-    // It may do all there is, or most answers would be refusals.
-    let all = POLICY.replace(r#"prefixes: ["{namespace}/"]"#, r#"names: ["*"]"#);
-    let webhook =
-        "webhooks: {azure: {type: event_grid, backends: [local], key: a-key-of-a-test-0}}\n";
-    let config = format!("{CONFIG}{webhook}");
-    let service = Service::start(&[("config.yaml", &config), ("policy.yaml", &all)]).await;
+    let issuer = Mint::p256("issuer");
+    let files =
+        [("config.yaml", CONFIG_OF_TOKENS), ("policy.yaml", ALL), ("jwks.json", &issuer.jwks())];
+    let service = Service::start(&files).await;
+    let token = format!("TOKEN={}", issuer.token(serde_json::json!({})));
     let config = repository("tests/tools/schemathesis.toml");
     let url = format!("http://{}", service.rest());
     let document = repository("docs/openapi.json");
@@ -181,6 +214,7 @@ async fn schemathesis_finds_no_violation() {
     let arguments = [
         "-C".as_ref(),
         directory.path().as_os_str(),
+        token.as_ref(),
         program.as_os_str(),
         "--config-file".as_ref(),
         config.as_os_str(),
@@ -192,6 +226,9 @@ async fn schemathesis_finds_no_violation() {
     let mut process = Process::start("/usr/bin/env".as_ref(), &arguments).await;
     let code = process.exit_code_within(std::time::Duration::from_secs(300)).await;
     assert_eq!(code, 0, "{}\n{}", process.stdout().join("\n"), process.stderr().join("\n"));
+    // 200 is what checks get too: nothing else has PATCH.
+    let passed = service.metric(r#"vaultmux_requests_total{method="PATCH",status="200"}"#).await;
+    assert!(passed > Some(0.0), "no check was passed");
     let logs = service.logs().join("\n");
     assert!(!logs.contains("panicked"), "{logs}");
 }
