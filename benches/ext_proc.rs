@@ -1,7 +1,8 @@
 //! Requests per second through the external processor, beside a bare server that answers
-//! every message with an empty answer: all in one process and one run, in turn, so that the
-//! ratios hold on a noisy machine. Then what large bodies do to the memory of a service that
-//! runs by itself.
+//! every message with an empty answer, and one that does not even read messages, but looks
+//! through them as they came: what there is to gain by that. All in one process and one run, in
+//! turn, so that the ratios hold on a noisy machine. Then what large bodies do to the memory of
+//! a service that runs by itself.
 //!
 //!     cargo bench --profile fast --bench ext_proc
 //!     cargo bench --profile fast --bench ext_proc -- --quick
@@ -11,6 +12,8 @@
 mod harness;
 #[path = "ext_proc/load.rs"]
 mod load;
+#[path = "ext_proc/raw.rs"]
+mod raw;
 #[path = "ext_proc/servers.rs"]
 mod servers;
 #[path = "common/threads.rs"]
@@ -30,9 +33,10 @@ use servers::{Service, floor};
 use threads::{Threads, median, percentile};
 
 const WARM_UP: Duration = Duration::from_millis(200);
-/// A body in pieces of what Envoy reads at once, at most.
+/// A body of 1 MiB in pieces of what Envoy reads at once, at most; or in larger ones, as of
+/// HTTP/2 with large windows.
+const BODY: usize = 1 << 20;
 const PIECES: usize = 64;
-const PIECE: usize = 16 * 1024;
 
 /// How much is measured.
 struct Extent {
@@ -70,35 +74,44 @@ fn main() {
     let load = std::fs::read_to_string("/proc/loadavg").expect("Linux");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     print(&format!("{cores} cores for clients and servers, load average before: {}", load.trim()));
-    let (client, bare, service) =
-        (Threads::new("client"), Threads::new("floor"), Threads::new("service"));
-    client.runtime.block_on(measure(&extent, &bare, &service));
+    let (client, bare, raw, service) = (
+        Threads::new("client"),
+        Threads::new("floor"),
+        Threads::new("raw"),
+        Threads::new("service"),
+    );
+    client.runtime.block_on(measure(&extent, &bare, &raw, &service));
 }
 
-async fn measure(extent: &Extent, bare: &Threads, service: &Threads) {
+async fn measure(extent: &Extent, bare: &Threads, raw: &Threads, service: &Threads) {
     let ours = service.run(Service::start()).await;
     let floor = bare.run(floor()).await;
+    let unread = raw.run(raw::floor()).await;
     let ours = ours.address();
     compare(
         "A request of which only the headers are shown",
         extent,
         [
             variant("bare server", bare, floor, Exchange::headers_only()),
+            variant("messages unread", raw, unread, Exchange::headers_only()),
             variant("nothing to do", service, ours, Exchange::headers_only()),
             variant("a reference to replace", service, ours, Exchange::reference(true)),
         ],
     )
     .await;
-    let size = (PIECES * PIECE) >> 20;
-    compare(
-        &format!("A body of {size} MiB in {PIECES} pieces, in which references are looked for"),
-        extent,
-        [
-            variant("bare server", bare, floor, Exchange::streamed(PIECES, PIECE)),
-            variant("ours, none found", service, ours, Exchange::streamed(PIECES, PIECE)),
-        ],
-    )
-    .await;
+    for pieces in [PIECES, PIECES / 4] {
+        let piece = BODY / pieces;
+        compare(
+            &format!("A body of 1 MiB in {pieces} pieces, in which references are looked for"),
+            extent,
+            [
+                variant("bare server", bare, floor, Exchange::streamed(pieces, piece)),
+                variant("messages unread", raw, unread, Exchange::streamed(pieces, piece)),
+                variant("ours, none found", service, ours, Exchange::streamed(pieces, piece)),
+            ],
+        )
+        .await;
+    }
     uploads::measure(extent.upload).await;
 }
 

@@ -1,6 +1,8 @@
-//! How fast a body is searched for the values that were put into its request: GiB per
-//! second and core where nothing is found, where a value is rare, and with more values
-//! than a request may hold. Beside it what only looking at the bytes costs.
+//! How fast a body is searched: for references on its way to the upstream, and for the values
+//! that were put into its request on the way back. GiB per second and core where nothing is
+//! found, where a match is rare, and with more values than a request may hold. Beside it what
+//! a search for one fixed string costs (`memmem`), and what only looking at the bytes does.
+//! Last, what it costs to read a message with a body, before anything is searched.
 //!
 //!     cargo bench --profile fast --bench scan
 
@@ -12,8 +14,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    HttpBody, ProcessingRequest, processing_request::Request,
+};
+use prost::Message;
 use vaultmux_mesh::{
     ext_proc::redact::{Needles, NeedlesBuilder, Redactor},
+    injection::{Encoding, Finder, Progress, Resolution, Scanner},
     secret::SecretValue,
 };
 
@@ -22,8 +29,30 @@ const BODY: usize = 8 << 20;
 const CHUNK: usize = 64 << 10;
 const ROUND: Duration = Duration::from_millis(500);
 const ROUNDS: usize = 7;
+/// What one scanner looks through: as many references as it replaces.
+const TEXT: usize = 32 * CHUNK;
+const REFERENCE: &str = "{{secret://aws-prod/shared/stripe#key}}";
+
+/// A message as `prost` reads it where bodies need not be copied.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Shared {
+    #[prost(message, optional, tag = "4")]
+    request_body: Option<SharedBody>,
+}
+
+/// Its body.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SharedBody {
+    #[prost(bytes = "bytes", tag = "1")]
+    body: Bytes,
+    #[prost(bool, tag = "2")]
+    end_of_stream: bool,
+}
 
 fn main() {
+    let load = std::fs::read_to_string("/proc/loadavg").expect("Linux");
+    print(&format!("load average before: {}\n", load.trim()));
+    references();
     let one = needles(1);
     let rows = [
         ("1 value, JSON, no match", &one, json(BODY, None)),
@@ -39,10 +68,103 @@ fn main() {
         print(&format!("{name:<42} {speed:>8.2} {replaced:>9}"));
     }
     let body = json(BODY, None);
+    let (speed, _) = measure(|| memmem(value(0).as_bytes(), &body));
+    print(&format!("{:<42} {speed:>8.2}", "memmem for 1 value, no match"));
     let (speed, _) = measure(|| body.iter().map(|byte| usize::from(*byte)).sum());
     print(&format!("{:<42} {speed:>8.2}", "adding up all bytes"));
     let (built, _) = (Instant::now(), black_box(needles(1)));
     print(&format!("building 1 value's needles takes {:?}", built.elapsed()));
+    messages();
+}
+
+/// Bodies of requests, in which references are looked for.
+fn references() {
+    let title = format!("a request's body of 8 MiB, chunks of {} KiB", CHUNK >> 10);
+    print(&format!("{title:<42} {:>8} {:>9}", "GiB/s", "replaced"));
+    let none: Arc<[String]> = Arc::from([]);
+    let aliases = (0..10).map(|number| format!("sk_alias_{number:016x}")).collect();
+    // A text of its own for each scanner, which counts strings in it.
+    let json =
+        |with: Option<&str>| Bytes::from(json(TEXT, with.map(str::to_owned)).repeat(BODY / TEXT));
+    let rare = || json(Some(REFERENCE));
+    let rows = [
+        ("text, JSON, no match", Encoding::Plain, &none, json(None)),
+        ("text, random bytes, no match", Encoding::Plain, &none, random(BODY)),
+        ("text, a reference every 64 KiB", Encoding::Plain, &none, rare()),
+        ("JSON, no match", Encoding::Json, &none, json(None)),
+        ("JSON, a reference every 64 KiB", Encoding::Json, &none, rare()),
+        ("JSON, 10 aliases, no match", Encoding::Json, &aliases, json(None)),
+        ("form, no match", Encoding::Percent, &none, form(BODY)),
+    ];
+    for (name, encoding, aliases, body) in rows {
+        let finder = Arc::new(Finder::new(encoding, aliases));
+        let (speed, replaced) = measure(|| substitute(&finder, &body));
+        print(&format!("{name:<42} {speed:>8.2} {replaced:>9}"));
+    }
+    for (name, body) in [
+        ("memmem for {{secret://, JSON, no match", json(None)),
+        ("memmem for {{secret://, 1 in 64 KiB", rare()),
+    ] {
+        let (speed, _) = measure(|| memmem(b"{{secret://", &body));
+        print(&format!("{name:<42} {speed:>8.2}"));
+    }
+    print("");
+}
+
+fn substitute(finder: &Arc<Finder>, body: &Bytes) -> usize {
+    let (mut out, mut replaced) = (Vec::new(), 0);
+    let value = Resolution::Value(Bytes::from_static(b"sk_live_4eC39HqLyjWDarjtT1zdp7dc"));
+    for text in (0..body.len()).step_by(TEXT) {
+        let text = body.slice(text..text + TEXT);
+        let mut scanner = Scanner::new(Arc::clone(finder), true);
+        for at in (0..TEXT).step_by(CHUNK) {
+            let chunk = text.slice(at..at + CHUNK);
+            let mut progress = scanner.push(chunk, &mut out);
+            while let Progress::Needs(needs) = progress {
+                let needs = needs.into_iter().map(|text| (text, value.clone()));
+                progress = scanner.resolved(needs, &mut out);
+            }
+            assert_eq!(progress, Progress::Idle, "no more than it replaces");
+            black_box(&out);
+            out.clear();
+        }
+        scanner.finish(&mut out);
+        out.clear();
+        replaced += scanner.replaced();
+    }
+    replaced
+}
+
+/// One fixed string, in the same chunks; matches over their borders are not found.
+fn memmem(needle: &[u8], body: &Bytes) -> usize {
+    let finder = memchr::memmem::Finder::new(needle);
+    body.chunks(CHUNK).map(|chunk| finder.find_iter(black_box(chunk)).count()).sum()
+}
+
+/// What reading a message costs: its body is copied by one, and shared by the other.
+fn messages() {
+    let body = json(CHUNK, None).to_vec();
+    let body = HttpBody { body, end_of_stream: true, ..HttpBody::default() };
+    let message = ProcessingRequest {
+        request: Some(Request::RequestBody(body)),
+        ..ProcessingRequest::default()
+    };
+    let message = Bytes::from(message.encode_to_vec());
+    let times = BODY / CHUNK;
+    let copied = || {
+        let read = || ProcessingRequest::decode(black_box(message.clone())).expect("valid");
+        (0..times).for_each(|_| drop(black_box(read())));
+        0
+    };
+    let shared = || {
+        let read = || Shared::decode(black_box(message.clone())).expect("valid");
+        (0..times).for_each(|_| drop(black_box(read())));
+        0
+    };
+    print("\nreading a message with a body of 64 KiB, microseconds");
+    let microseconds = |speed: f64| CHUNK as f64 / f64::from(1 << 30) / speed * 1e6;
+    print(&format!("{:<42} {:>8.2}", "into its own bytes", microseconds(measure(copied).0)));
+    print(&format!("{:<42} {:>8.2}", "sharing those that came", microseconds(measure(shared).0)));
 }
 
 fn print(line: &str) {
@@ -118,6 +240,18 @@ fn json(length: usize, with: Option<String>) -> Bytes {
             due += CHUNK;
             text += &format!("{{\"authorization\":\"Bearer {value}\"}},\n");
         }
+    }
+    text.truncate(length);
+    text.into()
+}
+
+fn form(length: usize) -> Bytes {
+    let mut text = String::with_capacity(length + 200);
+    let mut number = 0_u64;
+    while text.len() < length {
+        number += 1;
+        let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        text += &format!("id=ch_{hash:016x}&note=Order%20{number}%20of%20a%20customer&paid=true&");
     }
     text.truncate(length);
     text.into()
